@@ -1,0 +1,117 @@
+"""Convolutions for the inside of an attack loop.
+
+XLA on CPU rewrites a convolution to its fast library form only outside of loops; inside `lax.scan` the gradient with respect to the input, as autodiff
+writes it, runs ten times slower. An attack needs that gradient alone and holds its kernels fixed, so a convolution can be prepared once, before
+the loop, as something XLA does well everywhere. `prepare` is the only place that chooses.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from irob.arrays import Array
+
+Kernel = Float[Array, "kh kw I O"]
+Convolution = Callable[[Float[Array, "H W I"]], Float[Array, "h w O"]]
+
+
+def prepare(kernel: Kernel, bias: Float[Array, " O"], stride: int, input_size: tuple[int, int]) -> Convolution:
+    """`x -> conv(x, kernel) + bias` (padding SAME) in the form that is fast inside a loop, for gradients with respect to x only.
+
+    Args:
+      kernel: `[kh, kw, I, O]`.
+      bias: `[O]`.
+      stride: the same along both axes.
+      input_size: (H, W) of the inputs to come.
+    """
+    if jax.default_backend() != "cpu":
+        return lambda x: plain(x, kernel, stride) + bias
+    if stride > 1 and all(size % stride == 0 for size in (*input_size, *kernel.shape[:2])):
+        return lambda x: strided_as_matmul(x, kernel, stride) + bias
+    if stride == 1 and min(kernel.shape[:2]) >= max(input_size):
+        matrix = jax.lax.stop_gradient(as_matrix(kernel, input_size))
+        return lambda x: (x.reshape(-1) @ matrix).reshape(*input_size, -1) + bias
+    return lambda x: input_gradient_only(x, kernel, stride) + bias
+
+
+def plain(x: Float[Array, "H W I"], kernel: Kernel, stride: int) -> Float[Array, "h w O"]:
+    """The convolution as XLA has it, padding SAME."""
+    return _batch_of_one(x, kernel, (stride, stride), "SAME")
+
+
+def same_padding(size: int, width: int, stride: int) -> tuple[int, int]:
+    """Padding (before, after) of SAME along one axis; the odd one comes after."""
+    total = max((-(-size // stride) - 1) * stride + width - size, 0)
+    return total // 2, total - total // 2
+
+
+def strided_as_matmul(x: Float[Array, "H W I"], kernel: Kernel, stride: int) -> Float[Array, "h w O"]:
+    """A convolution whose stride s divides kernel and image: blocks of s x s pixels become channels (space to depth), the kernel shrinks to
+    k/s with stride 1, and its shifted copies side by side make one matrix product."""
+    (kh, kw, channels, outputs), s = kernel.shape, stride
+    padding = [same_padding(n, k, s) for n, k in zip(x.shape[:2], (kh, kw), strict=True)]
+    padded = jnp.pad(x, (*padding, (0, 0)))
+    rows, columns = padded.shape[0] // s, padded.shape[1] // s
+    blocks = padded.reshape(rows, s, columns, s, channels).transpose(0, 2, 1, 3, 4).reshape(rows, columns, s * s * channels)
+    weights = kernel.reshape(kh // s, s, kw // s, s, channels, outputs).transpose(0, 2, 1, 3, 4, 5).reshape(-1, outputs)
+    h, w = rows - kh // s + 1, columns - kw // s + 1
+    shifted = [blocks[i : i + h, j : j + w] for i in range(kh // s) for j in range(kw // s)]
+    return jnp.concatenate(shifted, axis=-1) @ weights
+
+
+def as_matrix(kernel: Kernel, input_size: tuple[int, int]) -> Float[Array, "HWI hwO"]:
+    """The matrix of the convolution with stride 1: row = input pixel and channel, column = output pixel and channel.
+
+    For a kernel as large as the map it has about as many products as the convolution itself, at the speed of a matrix product.
+    """
+    (height, width), (kh, kw, channels, outputs) = input_size, kernel.shape
+    (top, _), (left, _) = same_padding(height, kh, 1), same_padding(width, kw, 1)
+    row_tap = jnp.arange(height)[:, None] - jnp.arange(height)[None, :] + top  # kernel row that joins input row i to output row o
+    column_tap = jnp.arange(width)[:, None] - jnp.arange(width)[None, :] + left
+    inside = ((row_tap >= 0) & (row_tap < kh))[:, :, None, None] & ((column_tap >= 0) & (column_tap < kw))[None, None]
+    taps = kernel[jnp.clip(row_tap, 0, kh - 1)[:, :, None, None], jnp.clip(column_tap, 0, kw - 1)[None, None]]
+    taps = jnp.where(inside[..., None, None], taps, 0.0)  # [in row, out row, in column, out column, I, O]
+    return taps.transpose(0, 2, 4, 1, 3, 5).reshape(height * width * channels, height * width * outputs)
+
+
+def input_gradient_only(x: Float[Array, "H W I"], kernel: Kernel, stride: int) -> Float[Array, "h w O"]:
+    """The convolution with its gradient with respect to x written as an ordinary convolution of the cotangent with the flipped kernel.
+
+    Raises:
+      ValueError: when differentiated with respect to the kernel (inside a vmapped loop that gradient would be slow).
+    """
+    return _input_gradient_only(x, kernel, stride)
+
+
+def _batch_of_one(x: Array, kernel: Array, strides: tuple[int, int], padding: object, dilation: tuple[int, int] = (1, 1)) -> Array:
+    return jax.lax.conv_general_dilated(
+        x[None], kernel, strides, padding, lhs_dilation=dilation, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )[0]
+
+
+_input_gradient_only = jax.custom_vjp(plain, nondiff_argnums=(2,))
+
+
+def _forward(x, kernel, stride):
+    if kernel.perturbed:
+        raise ValueError("the attack form of a network gives gradients with respect to its input only: use explain(params, x) instead")
+    return plain(x.value, kernel.value, stride), (x.value.shape, kernel.value)
+
+
+def _backward(stride, residuals, cotangent):
+    shape, kernel = residuals
+    padding = []
+    for size, width in zip(shape[:2], kernel.shape[:2], strict=True):
+        before, _ = same_padding(size, width, stride)
+        dilated = (-(-size // stride) - 1) * stride + 1
+        padding.append((width - 1 - before, size - dilated + before))
+    # The barrier keeps the flipped kernel an array of its own: folded back into dimension numbers, the slow form returns.
+    flipped = jax.lax.optimization_barrier(jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
+    if isinstance(cotangent, jax.custom_derivatives.SymbolicZero):
+        return jnp.zeros(shape, kernel.dtype), None
+    return _batch_of_one(cotangent, flipped, (1, 1), padding, (stride, stride)), None
+
+
+_input_gradient_only.defvjp(_forward, _backward, symbolic_zeros=True)

@@ -1,0 +1,152 @@
+"""How far two interpretations of an image are apart.
+
+    D(x, x') = sum_c w_c || (M_c(x') - M_c(x))[P_c] ||_p
+
+The three choices are separate values: class weights `w [C]` (`one_class`, `two_class`, `all_class`, `top_k_classes`, `soft_two_class`), a pixel set
+`P [h, w, C]` (None for all positions, or `top_k_pixels` of the clean maps) and a norm (`NORMS`). The scale is that of the maps handed in: raw as
+they come, or complete after `maps.complete`. A discrepancy is >= 0 and 0 for equal maps, where its gradient is 0 too.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from irob.arrays import Array, ClassWeights, Explanation, Label, Logits, Maps, PixelSet, Scalar
+from irob.losses import is_class, pick
+from irob.maps import complete
+
+
+def one_class(label: Label, num_classes: int) -> ClassWeights:
+    """Weight 1 on the true class, 0 elsewhere."""
+    return is_class(label, num_classes).astype(jnp.float32)
+
+
+def two_class(label: Label, target: Label, num_classes: int) -> ClassWeights:
+    """Weight 1/2 on the true and 1/2 on the target class (Boopathy et al. 2020, eq. 5): the measure of Proposition 1."""
+    return 0.5 * (one_class(label, num_classes) + one_class(target, num_classes))
+
+
+def all_class(num_classes: int) -> ClassWeights:
+    """Weight 1/C on every class."""
+    return jnp.full(num_classes, 1.0 / num_classes, jnp.float32)
+
+
+def top_k_classes(logits: Logits, k: int) -> ClassWeights:
+    """Weight 1/k on the k classes with the largest logits (ties: the lower index), 0 elsewhere.
+
+    Raises:
+      ValueError: unless 1 <= k <= C.
+    """
+    if not 1 <= k <= logits.shape[-1]:
+        raise ValueError(f"k must be in 1..{logits.shape[-1]} (the number of classes), got {k}")
+    _, largest = jax.lax.top_k(logits, k)
+    return jnp.sum(jax.nn.one_hot(largest, logits.shape[-1]), axis=0) / k
+
+
+def soft_two_class(adversarial_logits: Logits, label: Label) -> ClassWeights:
+    """Weight 1 on the true class and the softmax of the adversarial logits over the others:
+
+        w_t = 1,    w_i = exp f_i(x') / sum_{j != t} exp f_j(x')   for i != t
+
+    so the weights sum to 2. This is the training weighting of the Int methods as their authors compute it (the paper's eq. 9 halves both terms).
+    It is differentiable in the logits, and computed as a masked log-softmax, finite however large the logit of the true class.
+    """
+    true = is_class(label, adversarial_logits.shape[-1])
+    others = jnp.exp(jax.nn.log_softmax(jnp.where(true, -jnp.inf, adversarial_logits)))
+    return jnp.where(true, 1.0, others)
+
+
+def top_k_pixels(clean_maps: Maps, k: int) -> PixelSet:
+    """The k largest positions of each class's clean map (ties: the earlier position), True there.
+
+    Raises:
+      ValueError: unless 1 <= k <= h w.
+    """
+    h, w, num_classes = clean_maps.shape
+    if not 1 <= k <= h * w:
+        raise ValueError(f"k must be in 1..{h * w} (the positions of a map), got {k}")
+    _, largest = jax.lax.top_k(clean_maps.reshape(h * w, num_classes).T, k)
+    chosen = jnp.any(jnp.arange(h * w)[:, None, None] == largest[None], axis=-1)
+    return chosen.reshape(h, w, num_classes)
+
+
+def l1_norm(difference: Maps) -> ClassWeights:
+    """`sum_u |d_c(u)|` for each class."""
+    return jnp.sum(jnp.abs(difference), axis=(0, 1))
+
+
+def l2_norm(difference: Maps) -> ClassWeights:
+    """`sqrt(sum_u d_c(u)^2)` for each class; its gradient at 0 is 0."""
+    squared = jnp.sum(difference**2, axis=(0, 1))
+    positive = squared > 0.0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), 0.0)
+
+
+NORMS = {"l1": l1_norm, "l2": l2_norm}
+
+
+def discrepancy(
+    clean_maps: Maps,
+    adversarial_maps: Maps,
+    class_weights: ClassWeights,
+    pixels: PixelSet | None = None,
+    norm: str = "l1",
+) -> Scalar:
+    """`D(x, x') = sum_c w_c || (M_c(x') - M_c(x))[P_c] ||_p`, on the scale of the maps.
+
+    Args:
+      clean_maps, adversarial_maps: `[h, w, C]`, the maps of x and of x'.
+      class_weights: `w [C]`, >= 0.
+      pixels: `P [h, w, C]`, True where a position counts; None counts all.
+      norm: "l1" or "l2", a key of `NORMS`.
+
+    Raises:
+      ValueError: for an unknown norm.
+
+    >>> import jax.numpy as jnp
+    >>> float(discrepancy(jnp.zeros((1, 2, 2)), jnp.ones((1, 2, 2)), two_class(0, 1, 2)))
+    2.0
+    """
+    if norm not in NORMS:
+        raise ValueError(f"unknown norm {norm!r}: choose one of {sorted(NORMS)}")
+    difference = adversarial_maps - clean_maps
+    if pixels is not None:
+        difference = jnp.where(pixels, difference, 0.0)
+    return jnp.sum(class_weights * NORMS[norm](difference))
+
+
+class Bound(NamedTuple):
+    """Both sides of Proposition 1; it says `discrepancy >= margin`."""
+
+    discrepancy: Scalar
+    margin: Scalar
+
+
+def proposition_1_gap(clean: Explanation, adversarial: Explanation, label: Label, target: Label) -> Bound:
+    """Both sides of the bound of Proposition 1 (Boopathy et al. 2020, https://arxiv.org/abs/2006.14748):
+
+        1/2 ( ||M_t(x) - M_t(x')||_1 + ||M_t'(x) - M_t'(x')||_1 ) / (h w)  >=  1/2 ( f_t(x) - f_t'(x) )
+
+    for complete maps and any x' with `f_t'(x') >= f_t(x')`, that is for every attack that reaches its target t'.
+
+    Args:
+      clean, adversarial: explanations of x and x' with complete maps (class activation maps, raw: the division by h w is done here).
+      label: t, the class of x.
+      target: t', the class that x' is taken for.
+    """
+    weights = two_class(label, target, clean.logits.shape[-1])
+    measured = discrepancy(complete(clean.maps), complete(adversarial.maps), weights)
+    return Bound(measured, 0.5 * (pick(clean.logits, label) - pick(clean.logits, target)))
+
+
+def kendall_tau(a: Float[Array, "*shape"], b: Float[Array, "*shape"]) -> Scalar:
+    """Kendall's rank correlation tau-b of two maps, in [-1, 1], corrected for ties; NaN if a map is constant.
+
+        tau_b = sum_{i<j} sign(a_i - a_j) sign(b_i - b_j) / sqrt( #{i<j: a_i != a_j} #{i<j: b_i != b_j} )
+
+    Kendall 1945, https://doi.org/10.1093/biomet/33.3.239. All pairs at once: n^2 memory for n positions.
+    """
+    sign_a, sign_b = (jnp.sign(v.reshape(-1, 1) - v.reshape(1, -1)) for v in (a, b))
+    return jnp.sum(sign_a * sign_b) / jnp.sqrt(jnp.sum(sign_a**2) * jnp.sum(sign_b**2))

@@ -1,0 +1,241 @@
+"""The paper's networks: convolutional features, their spatial mean, a linear head without bias.
+
+    features A(x) [h, w, K]      class maps M = A W [h, w, C]      logits f = mean of M over (h, w)
+
+Mean and head commute, so a network is a function `x -> maps`: its class activation maps, with the logits as their means. Layers act on the
+rectified output of the layer before (pre-activation); the image and the last feature map are not rectified. Layer tables, shortcut and initial
+weights are those of the authors' system.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from irob import convolutions
+from irob.arrays import Array, Explain, Explanation, Features, Image, Params
+from irob.maps import cam
+
+
+@dataclasses.dataclass(frozen=True)
+class Conv:
+    """A convolution of the rectified input (of the image as it is, if first) with bias, padding SAME.
+
+    shortcut: the output of the layer two back is added, average-pooled and zero-padded in channels (half before, half after) to fit.
+    """
+
+    channels: int
+    width: int
+    stride: int = 1
+    shortcut: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class MaxPool:
+    """Maximum over non-overlapping squares of the raw input; the gradient goes to the first of equal maxima."""
+
+    width: int
+
+
+Layer = Conv | MaxPool
+SMALL = (Conv(16, 4, 2), Conv(32, 4, 2), Conv(100, 7))
+POOL = (Conv(32, 5), MaxPool(2), Conv(64, 5), MaxPool(2))
+WRESNET = (
+    Conv(16, 3),
+    *(Conv(16, 3), Conv(16, 3, shortcut=True)) * 5,
+    *(Conv(32, 3, 2), Conv(32, 3, shortcut=True)),
+    *(Conv(32, 3), Conv(32, 3, shortcut=True)) * 4,
+    *(Conv(64, 3, 2), Conv(64, 3, shortcut=True)),
+    *(Conv(64, 3), Conv(64, 3, shortcut=True)) * 4,
+)
+
+
+class CAMNetwork(nn.Module):
+    """A table of layers with a class-activation-map head.
+
+    Parameters are `{"conv_i": {"kernel": [k, k, I, O], "bias": [O]}, ..., "head": {"kernel": [K, C]}}`, i counting convolutions.
+
+    Attributes:
+      layers: the table.
+      input_shape: (H, W, c) of the images.
+      num_classes: C.
+    """
+
+    layers: tuple[Layer, ...]
+    input_shape: tuple[int, int, int]
+    num_classes: int
+
+    def setup(self) -> None:
+        self.convs = [
+            nn.Conv(
+                layer.channels,
+                (layer.width, layer.width),
+                layer.stride,
+                kernel_init=nn.initializers.variance_scaling(1.0, "fan_in", "normal"),
+                name=f"conv_{i}",
+            )
+            for i, layer in enumerate(_convs(self.layers))
+        ]
+        self.head = nn.Dense(
+            self.num_classes, use_bias=False, kernel_init=nn.initializers.variance_scaling(1.0, "fan_in", "normal"), name="head"
+        )
+
+    def __call__(self, x: Image) -> Explanation:
+        """Class activation maps and logits of one image `[H, W, c]` in [0, 1] (linen's calling convention; see `explain`)."""
+        return _explanation(self.head(self.trunk(x)))
+
+    def trunk(self, x: Image) -> Features:
+        """The last feature map (linen's calling convention; see `features`)."""
+        return _run(self.layers, self.convs, x)
+
+    @nn.nowrap
+    def initial_params(self, seed: int = 99) -> Params:
+        """The authors' initial weights: kernels Normal(0, 1 / fan_in), fan_in = k^2 I, head Normal(0, 1 / K), biases 0.
+
+        Drawn by NumPy's legacy generator as `[O, k^2 I]` in the order of the layers, so seed 99 gives their very numbers.
+        """
+        random = np.random.RandomState(seed)
+
+        def draw(inputs: int, outputs: int) -> np.ndarray:
+            return (random.normal(0.0, 1.0 / np.sqrt(inputs), (outputs, inputs)).T).astype(np.float32)
+
+        params, channels = {}, self.input_shape[2]
+        for i, layer in enumerate(_convs(self.layers)):
+            kernel = draw(layer.width**2 * channels, layer.channels)
+            params[f"conv_{i}"] = {
+                "kernel": kernel.reshape(layer.width, layer.width, channels, layer.channels),
+                "bias": np.zeros(layer.channels, np.float32),
+            }
+            channels = layer.channels
+        return params | {"head": {"kernel": draw(channels, self.num_classes)}}
+
+    @nn.nowrap
+    def explain(self, params: Params, x: Image) -> Explanation:
+        """Class activation maps `[h, w, C]` and logits `[C]` of one image `[H, W, c]` in [0, 1].
+
+        Computed with the head folded, which is as exact, cheaper, and differentiable in every parameter.
+
+        Raises:
+          ValueError: if the image is not of the network's input shape.
+        """
+        network, params = self.fold_head(params)
+        return network.apply({"params": params}, self._checked(x))  # type: ignore[return-value]
+
+    @nn.nowrap
+    def features(self, params: Params, x: Image) -> Features:
+        """The representation: the last feature map A `[h, w, K]`, not rectified."""
+        return self.apply({"params": params}, self._checked(x), method="trunk")  # type: ignore[return-value]
+
+    @nn.nowrap
+    def fold_head(self, params: Params) -> tuple["CAMNetwork", Params]:
+        """The same function with the head folded into the last convolution: kernel `[k, k, I, K] W -> [k, k, I, C]`, bias `b W`.
+
+        Exact, because nothing stands between the two. What is left of the head is the identity. A network that ends in anything but a plain
+        convolution comes back as it is.
+        """
+        last = self.layers[-1]
+        if not isinstance(last, Conv) or last.shortcut:
+            return self, params
+        name = f"conv_{len(_convs(self.layers)) - 1}"
+        head = params["head"]["kernel"]
+        conv = {part: params[name][part] @ head for part in ("kernel", "bias")}
+        folded = self.clone(layers=(*self.layers[:-1], dataclasses.replace(last, channels=self.num_classes)))
+        return folded, {**params, name: conv, "head": {"kernel": np.eye(self.num_classes, dtype=np.float32)}}
+
+    @nn.nowrap
+    def attack_form(self, params: Params) -> Explain:
+        """`x -> (maps, logits)`, equal to `explain(params, x)`, made for the inside of an attack loop: head folded, convolutions prepared once.
+
+        It has gradients with respect to x only. Call it outside of the loop.
+        """
+        network, params = self.fold_head(params)
+        params = jax.lax.stop_gradient(params)
+        convs, size = [], network.input_shape[:2]
+        for layer in network.layers:
+            if isinstance(layer, Conv):
+                conv = params[f"conv_{len(convs)}"]
+                convs.append(convolutions.prepare(conv["kernel"], conv["bias"], layer.stride, size))
+            step = layer.stride if isinstance(layer, Conv) else layer.width
+            size = (-(-size[0] // step), -(-size[1] // step))
+        return lambda x: _explanation(cam(_run(network.layers, convs, self._checked(x)), params["head"]["kernel"]))
+
+    @nn.nowrap
+    def _checked(self, x: Image) -> Image:
+        if x.shape != self.input_shape:
+            raise ValueError(f"this network takes one image of shape {self.input_shape}, got {x.shape}: lift it to batches with jax.vmap")
+        return x
+
+
+def _explanation(maps: Float[Array, "h w C"]) -> Explanation:
+    return Explanation(maps, jnp.mean(maps, axis=(0, 1)))
+
+
+def _convs(layers: Sequence[Layer]) -> list[Conv]:
+    return [layer for layer in layers if isinstance(layer, Conv)]
+
+
+def _run(layers: Sequence[Layer], convs: Sequence[Callable[[Array], Array]], x: Image) -> Array:
+    """The last feature map, given each convolution as a function."""
+    outputs, remaining = [x], iter(convs)
+    for layer in layers:
+        h = outputs[-1]
+        if isinstance(layer, MaxPool):
+            outputs.append(_max_pool(h, layer.width))
+            continue
+        out = next(remaining)(h if len(outputs) == 1 else nn.relu(h))
+        outputs.append(out + _fit(outputs[-2], out.shape) if layer.shortcut else out)
+    return outputs[-1]
+
+
+def _squares(h: Float[Array, "H W K"], width: int) -> Float[Array, "h w K squares"]:
+    rows, columns, channels = h.shape
+    blocks = h.reshape(rows // width, width, columns // width, width, channels)
+    return blocks.transpose(0, 2, 4, 1, 3).reshape(rows // width, columns // width, channels, width * width)
+
+
+def _max_pool(h: Float[Array, "H W K"], width: int) -> Float[Array, "h w K"]:
+    squares = _squares(h, width)
+    first_maximum = jnp.argmax(squares, axis=-1, keepdims=True) == jnp.arange(width * width)
+    return jnp.sum(jnp.where(first_maximum, squares, 0.0), axis=-1)
+
+
+def _fit(h: Float[Array, "H W I"], shape: tuple[int, ...]) -> Float[Array, "h w O"]:
+    """The shortcut: average over squares where the map shrinks, zero channels half before and half after where it widens."""
+    pooled = jnp.mean(_squares(h, h.shape[0] // shape[0]), axis=-1)
+    missing = shape[2] - h.shape[2]
+    return jnp.pad(pooled, ((0, 0), (0, 0), (missing // 2, missing - missing // 2)))
+
+
+SmallCNN = functools.partial(CAMNetwork, SMALL)
+PoolCNN = functools.partial(CAMNetwork, POOL)
+WResNet = functools.partial(CAMNetwork, WRESNET)
+NETWORKS = {"small": SmallCNN, "pool": PoolCNN, "wresnet": WResNet}
+
+
+def create(name: str, input_shape: tuple[int, int, int], num_classes: int) -> CAMNetwork:
+    """A network by name: "small" (`SmallCNN`), "pool" (`PoolCNN`) or "wresnet" (`WResNet`).
+
+    Args:
+      input_shape: (H, W, c) of the images.
+      num_classes: C.
+
+    Raises:
+      ValueError: for an unknown name, image sides that the network cannot halve twice, or fewer than two classes.
+
+    >>> network = create("small", (28, 28, 1), 10)
+    >>> params = network.initial_params(seed=99)
+    >>> sum(leaf.size for leaf in jax.tree.leaves(params))
+    166396
+    """
+    if name not in NETWORKS:
+        raise ValueError(f"unknown network {name!r}: choose one of {sorted(NETWORKS)}")
+    if any(side % 4 for side in input_shape[:2]):
+        raise ValueError(f"network {name!r} halves the image twice: its sides must be multiples of 4, got {input_shape[:2]}")
+    if num_classes < 2:
+        raise ValueError(f"num_classes must be at least 2, got {num_classes}")
+    return NETWORKS[name](tuple(input_shape), num_classes)
