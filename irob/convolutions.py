@@ -2,7 +2,7 @@
 
 XLA on CPU rewrites a convolution to its fast library form only outside of loops; inside `lax.scan` the gradient with respect to the input, as autodiff
 writes it, runs ten times slower. An attack needs that gradient alone and holds its kernels fixed, so a convolution can be prepared once, before
-the loop, as something XLA does well everywhere. `prepare` is the only place that chooses.
+the loop, as something XLA does well everywhere. `loop_form` is the only place that chooses.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ Kernel = Float[Array, "kh kw I O"]
 Convolution = Callable[[Float[Array, "H W I"]], Float[Array, "h w O"]]
 
 
-def prepare(kernel: Kernel, bias: Float[Array, " O"], stride: int, input_size: tuple[int, int]) -> Convolution:
+def loop_form(kernel: Kernel, bias: Float[Array, " O"], stride: int, input_size: tuple[int, int]) -> Convolution:
     """`x -> conv(x, kernel) + bias` (padding SAME) in the form that is fast inside a loop, for gradients with respect to x only.
 
     Args:
@@ -27,13 +27,21 @@ def prepare(kernel: Kernel, bias: Float[Array, " O"], stride: int, input_size: t
       input_size: (H, W) of the inputs to come.
     """
     if jax.default_backend() != "cpu":
-        return lambda x: plain(x, kernel, stride) + bias
+        return plain_form(kernel, bias, stride, input_size)
     if stride > 1 and all(size % stride == 0 for size in (*input_size, *kernel.shape[:2])):
         return lambda x: strided_as_matmul(x, kernel, stride) + bias
     if stride == 1 and min(kernel.shape[:2]) >= max(input_size):
-        matrix = jax.lax.stop_gradient(as_matrix(kernel, input_size))
+        matrix = as_matrix(kernel, input_size)
         return lambda x: (x.reshape(-1) @ matrix).reshape(*input_size, -1) + bias
     return lambda x: input_gradient_only(x, kernel, stride) + bias
+
+
+def plain_form(kernel: Kernel, bias: Float[Array, " O"], stride: int, input_size: tuple[int, int]) -> Convolution:
+    """`x -> conv(x, kernel) + bias` (padding SAME) as XLA has it, for gradients with respect to everything outside of loops."""
+    return lambda x: plain(x, kernel, stride) + bias
+
+
+Form = Callable[[Kernel, Float[Array, " O"], int, tuple[int, int]], Convolution]
 
 
 def plain(x: Float[Array, "H W I"], kernel: Kernel, stride: int) -> Float[Array, "h w O"]:
@@ -74,6 +82,13 @@ def as_matrix(kernel: Kernel, input_size: tuple[int, int]) -> Float[Array, "HWI 
     taps = kernel[jnp.clip(row_tap, 0, kh - 1)[:, :, None, None], jnp.clip(column_tap, 0, kw - 1)[None, None]]
     taps = jnp.where(inside[..., None, None], taps, 0.0)  # [in row, out row, in column, out column, I, O]
     return taps.transpose(0, 2, 4, 1, 3, 5).reshape(height * width * channels, height * width * outputs)
+
+
+def mean_over_positions(kernel: Kernel, stride: int, input_size: tuple[int, int]) -> Float[Array, "H W I O"]:
+    """The linear map V with `<x, V[..., o]>` = the mean over positions of output channel o, bias apart."""
+    zeros = jnp.zeros((*input_size, kernel.shape[2]), kernel.dtype)
+    rows = jax.jacrev(lambda x: jnp.mean(plain(x, kernel, stride), axis=(0, 1)))(zeros)
+    return jnp.moveaxis(rows, 0, -1)
 
 
 def input_gradient_only(x: Float[Array, "H W I"], kernel: Kernel, stride: int) -> Float[Array, "h w O"]:

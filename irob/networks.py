@@ -87,7 +87,8 @@ class CAMNetwork(nn.Module):
 
     def __call__(self, x: Image) -> Explanation:
         """Class activation maps and logits of one image `[H, W, c]` in [0, 1] (linen's calling convention; see `explain`)."""
-        return _explanation(self.head(self.trunk(x)))
+        maps = self.head(self.trunk(x))
+        return Explanation(maps, jnp.mean(maps, axis=(0, 1)))
 
     def trunk(self, x: Image) -> Features:
         """The last feature map (linen's calling convention; see `features`)."""
@@ -123,8 +124,7 @@ class CAMNetwork(nn.Module):
         Raises:
           ValueError: if the image is not of the network's input shape.
         """
-        network, params = self.fold_head(params)
-        return network.apply({"params": params}, self._checked(x))  # type: ignore[return-value]
+        return self._explainer(params, convolutions.plain_form)(x)
 
     @nn.nowrap
     def features(self, params: Params, x: Image) -> Features:
@@ -153,26 +153,44 @@ class CAMNetwork(nn.Module):
 
         It has gradients with respect to x only. Call it outside of the loop.
         """
+        return self._explainer(jax.lax.stop_gradient(params), convolutions.loop_form)
+
+    @nn.nowrap
+    def _explainer(self, params: Params, form: convolutions.Form) -> Explain:
+        """The network as a function of x, its convolutions in a given form.
+
+        Where the last layer is a plain convolution, the logits are read off its input h by a linear map of their own, `f = <h, V> + b W` with V the
+        mean over positions of the folded convolution: whoever asks for logits alone does not pay for maps.
+        """
         network, params = self.fold_head(params)
-        params = jax.lax.stop_gradient(params)
         convs, size = [], network.input_shape[:2]
         for layer in network.layers:
-            if isinstance(layer, Conv):
-                conv = params[f"conv_{len(convs)}"]
-                convs.append(convolutions.prepare(conv["kernel"], conv["bias"], layer.stride, size))
             step = layer.stride if isinstance(layer, Conv) else layer.width
-            size = (-(-size[0] // step), -(-size[1] // step))
-        return lambda x: _explanation(cam(_run(network.layers, convs, self._checked(x)), params["head"]["kernel"]))
+            if isinstance(layer, Conv):
+                kernel, bias = (params[f"conv_{len(convs)}"][part] for part in ("kernel", "bias"))
+                convs.append(form(kernel, bias, layer.stride, size))
+            before, size = size, (-(-size[0] // step), -(-size[1] // step))
+        head = params["head"]["kernel"]
+
+        def ending_in_features(x: Image) -> Explanation:
+            features = _run(network.layers, convs, self._checked(x))
+            return Explanation(cam(features, head), jnp.mean(features, axis=(0, 1)) @ head)
+
+        if network is self:
+            return ending_in_features
+        reading = convolutions.mean_over_positions(kernel, network.layers[-1].stride, before)
+
+        def ending_in_convolution(x: Image) -> Explanation:
+            h = nn.relu(_run(network.layers[:-1], convs[:-1], self._checked(x)))
+            return Explanation(convs[-1](h), jnp.tensordot(h, reading, axes=3) + bias)
+
+        return ending_in_convolution
 
     @nn.nowrap
     def _checked(self, x: Image) -> Image:
         if x.shape != self.input_shape:
             raise ValueError(f"this network takes one image of shape {self.input_shape}, got {x.shape}: lift it to batches with jax.vmap")
         return x
-
-
-def _explanation(maps: Float[Array, "h w C"]) -> Explanation:
-    return Explanation(maps, jnp.mean(maps, axis=(0, 1)))
 
 
 def _convs(layers: Sequence[Layer]) -> list[Conv]:

@@ -1,0 +1,59 @@
+"""What every command line shares: flags in, one line out for a user's mistake."""
+
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags, logging
+
+
+class UserError(Exception):
+    """A mistake that its one-line message names, with the way to mend it. Commands print it without a traceback and exit with 2."""
+
+
+def run(main: Callable[[], None]) -> None:
+    """Parses the flags and calls `main`; a `UserError` anywhere becomes one line on stderr."""
+
+    def guarded(_: Sequence[str]) -> None:
+        if flags.FLAGS["verbosity"].using_default_value:
+            logging.set_verbosity(logging.WARNING)
+        try:
+            main()
+        except UserError as error:
+            _fail(str(error))
+        except KeyboardInterrupt:
+            _fail("interrupted; what was saved is kept, and the same command goes on from there", code=130)
+
+    app.run(guarded, flags_parser=_parse)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    _check_config_file(argv)
+    if any(re.fullmatch("--?help(short|full)?", argument) for argument in argv):
+        argv = [argv[0], "--help"]
+    try:
+        positional = flags.FLAGS(argv)
+    except flags.Error as error:
+        # A config file that raises arrives as a whole traceback; its last error line is what the file had to say.
+        said = re.findall(r"^\s*(?:[\w.]*UserError|ValueError): (.*)$", str(error), flags=re.MULTILINE)
+        _fail(said[-1] if said else str(error).splitlines()[0])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        _fail("the config has no such field, or not of this type: " + " ".join(str(error).split()).strip("\"'"))
+    if len(positional) > 1:
+        _fail(f"unexpected argument {positional[1]!r}: every option is a flag, --name=value (see --help)")
+    return positional
+
+
+def _check_config_file(argv: Sequence[str]) -> None:
+    for given, following in zip(argv, [*argv[1:], ""], strict=True):
+        name, equals, value = given.partition("=")
+        if name.lstrip("-") == "config":
+            path = (value if equals else following).partition(":")[0]
+            if not os.path.isfile(path):
+                _fail(f"--config: there is no file {path!r}; the configs that come with the project are experiments/configs/*.py")
+
+
+def _fail(message: str, code: int = 2) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,98 @@
+"""What the configs share: the methods with their options, the variant parser and the checks made before anything runs."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from experiments.cli import UserError
+
+# Method -> the keyword arguments of its row in irob.DEFENSES. weight is lambda, beta that of TRADES (notes in irob/defenses.py).
+METHODS: Mapping[str, Mapping[str, float]] = {
+    "normal": {},
+    "adv": {},
+    "trades": {"beta": 1.0},
+    "int": {"weight": 0.01},
+    "int_one_class": {"weight": 0.01},
+    "int_adv": {"weight": 0.01},
+    "int2": {"weight": 0.01},
+    "int2_adv": {"weight": 0.01},
+}
+NETWORKS = ("small", "pool", "wresnet")
+NORMS = ("linf", "l2", "l1")
+
+
+def method_and_size(variant: str) -> tuple[str, bool]:
+    """Parses `METHOD` or `METHOD,tiny`, the part of --config behind the colon."""
+    method, *switches = (variant or "int").split(",")
+    if method not in METHODS:
+        raise UserError(f"unknown method {method!r}: choose one of {', '.join(METHODS)}")
+    if unknown := set(switches) - {"tiny"}:
+        raise UserError(f"unknown switch {sorted(unknown)[0]!r} in the config variant: the only one is 'tiny', as in :int,tiny")
+    return method, "tiny" in switches
+
+
+def finish(config: ml_collections.ConfigDict, tiny: bool) -> ml_collections.ConfigDict:
+    """Adds the method's options; under `tiny` shrinks the run to a few seconds, to see that everything works."""
+    config.defense = ml_collections.ConfigDict(METHODS[config.method])
+    if tiny:
+        config.num_steps = 8
+        config.batch_size = 8
+        config.eps_ramp = (2, 4)
+        config.attack.num_steps = 2
+        config.checkpoint_every = 4
+        config.log_every = 2
+        config.validation.num_examples = 16
+        config.validation.attack_steps = 2
+    return config
+
+
+def validate(config: ml_collections.ConfigDict, num_devices: int = 1) -> None:
+    """Checks every field before the first array is made.
+
+    Raises:
+      UserError: names the field, its value and what it must be.
+    """
+
+    def require(holds: bool, field: str, must: str) -> None:
+        if not holds:
+            value: Any = config
+            for part in field.split("."):
+                value = value[part]
+            raise UserError(f"config.{field} = {value!r}: {must}")
+
+    require(config.method in METHODS, "method", f"choose one of {', '.join(METHODS)}")
+    require(set(config.defense) == set(METHODS[config.method]), "defense", f"{config.method} takes {dict(METHODS[config.method])}")
+    require(config.network in NETWORKS, "network", f"choose one of {', '.join(NETWORKS)}")
+    require(0.0 <= config.eps <= 1.0 or config.attack.norm != "linf", "eps", "must be in [0, 1], the range of a pixel")
+    require(config.eps >= 0.0, "eps", "must not be negative")
+    require(config.attack.norm in NORMS, "attack.norm", f"choose one of {', '.join(NORMS)}")
+    for field in ("num_steps", "batch_size", "checkpoint_every", "log_every", "keep_last", "attack.num_steps", "validation.attack_steps"):
+        value = config
+        for part in field.split("."):
+            value = value[part]
+        require(value > 0, field, "must be positive")
+    require(config.attack.step_size > 0, "attack.step_size", "must be positive")
+    require(config.learning_rate > 0, "learning_rate", "must be positive")
+    require(config.validation.num_examples > 0, "validation.num_examples", "must be positive")
+    start, end = config.eps_ramp
+    require(0 <= start <= end, "eps_ramp", "must be (last step at 0, first step at full eps), in this order")
+    require(
+        config.batch_size % num_devices == 0,
+        "batch_size",
+        f"must be divisible by the number of devices, {num_devices}: {max(config.batch_size // num_devices, 1) * num_devices} would do",
+    )
+    ladder = tuple(config.evaluation.eps)
+    require(all(0.0 <= eps <= 1.0 for eps in ladder) or config.attack.norm != "linf", "evaluation.eps", "every eps must be in [0, 1]")
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Lines `field: old -> new` for every field in which two nested dictionaries differ."""
+    lines = []
+    for key in sorted({*old, *new}):
+        a, b = old.get(key, "(absent)"), new.get(key, "(absent)")
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            lines += changes(a, b, f"{prefix}{key}.")
+        elif a != b:
+            lines.append(f"config.{prefix}{key}: {a!r} -> {b!r}")
+    return lines

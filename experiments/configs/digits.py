@@ -1,0 +1,43 @@
+"""scikit-learn's handwritten digits (1,197 / 200 / 400 images, 8 x 8 resized to 28 x 28 x 1): real data without a download.
+
+    python -m experiments.train --config experiments/configs/digits.py:int --workdir runs/digits_int
+
+The schedule of the quickstart, chosen for minutes on two cores.
+"""
+
+import ml_collections
+
+from experiments.configs import common
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    """variant: METHOD or METHOD,tiny."""
+    method, tiny = common.method_and_size(variant)
+    config = ml_collections.ConfigDict()
+    config.dataset = "digits"
+    config.network = "small"  # or "pool"
+    config.method = method
+    config.seed = 99  # of the initial weights (99: the authors'), the order of the data and the random starts
+
+    config.num_steps = 1_500
+    config.batch_size = 50  # over all devices
+    config.learning_rate = 2e-3  # Adam
+    config.learning_rate_drops = (1_200,)  # after each of these steps the rate is divided by 10
+
+    config.eps = 0.1  # radius on pixels in [0, 1]
+    config.eps_ramp = (100, 600)  # 0 until the first step, linear to full at the second
+    config.attack = ml_collections.ConfigDict()
+    config.attack.norm = "linf"
+    config.attack.num_steps = 10
+    config.attack.step_size = 0.025  # pixels; constant while eps ramps up
+
+    config.checkpoint_every = 500  # steps; validation comes with it
+    config.log_every = 50  # steps
+    config.keep_last = 2  # checkpoints, besides the one with the best robust validation accuracy
+    config.validation = ml_collections.ConfigDict()
+    config.validation.num_examples = 200  # the whole validation split
+    config.validation.attack_steps = 10  # of eps / 4, cross-entropy, one random start
+
+    config.evaluation = ml_collections.ConfigDict()
+    config.evaluation.eps = (0.0, 0.05, 0.1, 0.15, 0.2)
+    return common.finish(config, tiny)

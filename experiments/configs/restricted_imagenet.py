@@ -1,0 +1,44 @@
+"""Restricted ImageNet as in the paper (nine groups of ImageNet classes, 224 x 224 x 3), streamed.
+
+    python -m experiments.train --config experiments/configs/restricted_imagenet.py:int --workdir runs/restricted_imagenet_int
+
+35 epochs of batch 64. Test images are ImageNet's validation split; validation images are held out of the training split (the authors tested on
+what they validated on).
+"""
+
+import ml_collections
+
+from experiments.configs import common
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    """variant: METHOD or METHOD,tiny."""
+    method, tiny = common.method_and_size(variant)
+    config = ml_collections.ConfigDict()
+    config.dataset = "restricted_imagenet"
+    config.network = "wresnet"
+    config.method = method
+    config.seed = 99  # of the initial weights (99: the authors'), the order of the data and the random starts
+
+    config.num_steps = 140_000  # 35 epochs of the 257,000 training images in the nine groups
+    config.batch_size = 64  # over all devices
+    config.learning_rate = 1e-3  # Adam
+    config.learning_rate_drops = (8_000, 16_000)  # after each of these steps the rate is divided by 10
+
+    config.eps = 0.003  # radius on pixels in [0, 1]
+    config.eps_ramp = (5_000, 10_000)  # 0 until the first step, linear to full at the second
+    config.attack = ml_collections.ConfigDict()
+    config.attack.norm = "linf"
+    config.attack.num_steps = 7
+    config.attack.step_size = 0.001  # pixels; the authors' 0.1 is 33 eps, which only jumps between the corners of the ball
+
+    config.checkpoint_every = 1_000  # steps; validation comes with it
+    config.log_every = 100  # steps
+    config.keep_last = 2  # checkpoints, besides the one with the best robust validation accuracy
+    config.validation = ml_collections.ConfigDict()
+    config.validation.num_examples = 500  # the first of the validation split
+    config.validation.attack_steps = 10  # of eps / 4, cross-entropy, one random start
+
+    config.evaluation = ml_collections.ConfigDict()
+    config.evaluation.eps = (0.0, 0.001, 0.002, 0.003, 2 / 255, 4 / 255)
+    return common.finish(config, tiny)

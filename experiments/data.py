@@ -1,0 +1,356 @@
+"""Named data sets as uint8 images and integer labels.
+
+`load(name, split)` gives `Images`, wholly in memory, or a `Stream`, which reads what it is asked for. Both have labels and `fetch(indices)`.
+Splits are "train", "validation" and "test"; validation is held out of the training part, as in the paper its first images.
+"""
+
+import concurrent.futures
+import hashlib
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import parallel
+from experiments.cli import UserError
+
+
+class Images(NamedTuple):
+    """A split in memory: images uint8 `[n, H, W, c]`, labels int32 `[n]`, source: where it comes from, for the record."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    source: dict[str, Any]
+
+    def fetch(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Images and labels at these indices."""
+        return self.images[indices], self.labels[indices]
+
+    def first(self, n: int) -> "Images":
+        """The first n examples."""
+        return Images(self.images[:n], self.labels[:n], self.source)
+
+
+class Stream(NamedTuple):
+    """A split on disk: `read(position) -> uint8 [H, W, c]` for one of `positions [n]`, labels int32 `[n]`."""
+
+    read: Callable[[int], np.ndarray]
+    positions: np.ndarray
+    labels: np.ndarray
+    source: dict[str, Any]
+
+    def fetch(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Images and labels at these indices, decoded by a thread per core."""
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
+            images = list(threads.map(self.read, self.positions[indices].tolist()))
+        return np.stack(images), self.labels[indices]
+
+    def first(self, n: int) -> "Stream":
+        """The first n examples."""
+        return self._replace(positions=self.positions[:n], labels=self.labels[:n])
+
+
+Split = Images | Stream
+
+
+class Dataset(NamedTuple):
+    """What is known of a data set by its name. load: `(split, data_dir) -> Split`, split in train, validation, test."""
+
+    image_shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+    load: Callable[[str, str | None], Split]
+
+
+def load(name: str, split: str, data_dir: str | None = None) -> Split:
+    """A split of a named data set.
+
+    Args:
+      name: a key of `DATASETS`.
+      split: "train", "validation" or "test".
+      data_dir: where tfds data sets lie; None for tfds's default, which $TFDS_DATA_DIR sets.
+
+    Raises:
+      UserError: for an unknown name, or data that is not there.
+    """
+    return find(name).load(split, data_dir)
+
+
+def find(name: str) -> Dataset:
+    """The entry of `DATASETS`, or a `UserError` that lists them."""
+    if name not in DATASETS:
+        raise UserError(f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}")
+    return DATASETS[name]
+
+
+def to_unit(images: jax.Array) -> jax.Array:
+    """uint8 pixels to float32 in [0, 1]."""
+    return images.astype(jnp.float32) / 255.0
+
+
+def hold_out(whole: Images, split: str, validation: int) -> Images:
+    """Validation is the first `validation` images of the training part, train the rest."""
+    kept = slice(0, validation) if split == "validation" else slice(validation, None)
+    return Images(whole.images[kept], whole.labels[kept], whole.source)
+
+
+# --- scikit-learn's digits ------------------------------------------------------------------------------------------------------------------
+
+
+def load_digits(split: str, data_dir: str | None) -> Images:
+    """1,797 real handwritten digits, 8 x 8 in 17 grey levels, resized bilinearly to 28 x 28; stratified 1,197 / 200 / 400, fixed seed."""
+    import sklearn.datasets
+    import sklearn.model_selection
+
+    digits = sklearn.datasets.load_digits()
+    rest, test = sklearn.model_selection.train_test_split(
+        np.arange(len(digits.target)), test_size=400, stratify=digits.target, random_state=0
+    )
+    train, validation = sklearn.model_selection.train_test_split(rest, test_size=200, stratify=digits.target[rest], random_state=0)
+    chosen = {"train": train, "validation": validation, "test": test}[split]
+    grey = jax.image.resize(digits.images[chosen].astype(np.float32) / 16.0, (len(chosen), 28, 28), "bilinear")
+    images = np.asarray(jnp.round(255.0 * jnp.clip(grey, 0.0, 1.0)).astype(jnp.uint8))[..., None]
+    return Images(images, digits.target[chosen].astype(np.int32), {"name": "digits", "from": "sklearn.datasets.load_digits, 28 x 28 bilinear"})
+
+
+# --- tfds, in memory ------------------------------------------------------------------------------------------------------------------------
+
+
+class Original(NamedTuple):
+    """The first labels of a data set in its original order, to check that it was found again."""
+
+    train: tuple[int, ...]
+    test: tuple[int, ...]
+
+
+ORIGINAL_LABELS = {
+    "mnist": Original((5, 0, 4, 1, 9, 2, 1, 3, 1, 4), (7, 2, 1, 0, 4, 1, 4, 9, 5, 9)),
+    "fashion_mnist": Original((9, 0, 0, 3, 0, 2, 7, 2, 5, 5), (9, 2, 1, 1, 6, 1, 4, 6, 5, 7)),
+    "cifar10": Original((6, 9, 9, 4, 1, 1, 2, 7, 8, 3), (3, 8, 8, 0, 6, 6, 1, 6, 3, 1)),
+}
+
+
+def in_memory(name: str) -> Callable[[str, str | None], Images]:
+    """Loader of a tfds data set that fits in memory, validation = the first 5,000 training images as in the paper."""
+
+    def load_split(split: str, data_dir: str | None) -> Images:
+        if split == "test":
+            return cached(name, "test", data_dir)
+        return hold_out(cached(name, "train", data_dir), split, 5_000)
+
+    return load_split
+
+
+def cached(name: str, split: str, data_dir: str | None) -> Images:
+    """A whole tfds split in its original order, decoded once and kept under $IROB_CACHE (default ~/.cache/irob) with its checksum."""
+    source = open_tfds(name, split, data_dir)
+    info = source.dataset_info
+    files = [str(info.data_dir), *(f"{p.name}:{p.stat().st_size}" for p in sorted(pathlib.Path(info.data_dir).iterdir()) if p.is_file())]
+    path = cache_dir() / f"{name}-{info.version}-{split}-{hashlib.sha256('|'.join(files).encode()).hexdigest()[:16]}.npz"
+    arrays = _read_cache(path)
+    if arrays is None:
+        arrays = _decode(source, name, split)
+        save_atomically(path, lambda file: np.savez(file, sha256=digest(*arrays), images=arrays[0], labels=arrays[1]))
+    where = {"name": name, "from": f"tfds {info.full_name} at {info.data_dir}", "sha256": digest(*arrays)}
+    return Images(*arrays, where)
+
+
+def cache_dir() -> pathlib.Path:
+    """Where decoded data sets are kept."""
+    return pathlib.Path(os.environ.get("IROB_CACHE") or pathlib.Path.home() / ".cache" / "irob")
+
+
+def digest(images: np.ndarray, labels: np.ndarray) -> str:
+    """SHA-256 of the pixels and labels."""
+    hasher = hashlib.sha256(np.ascontiguousarray(images))
+    hasher.update(np.ascontiguousarray(labels))
+    return hasher.hexdigest()
+
+
+def open_tfds(name: str, split: str, data_dir: str | None) -> Any:
+    """The random-access source of a prepared tfds split."""
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder(name, data_dir=data_dir)
+    if not builder.is_prepared() or builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
+        place = "" if data_dir is None else f" --data_dir {data_dir}"
+        raise UserError(
+            f"there is no prepared {name} in {builder.data_path.parent.parent}: run python -m experiments.prepare_data --dataset {name}{place}"
+            " (or point --data_dir or $TFDS_DATA_DIR to where it is)"
+        )
+    return builder.as_data_source(split=split)
+
+
+def original_order(n: int, split: str) -> list[int]:
+    """Position j on disk holds example `original_order[j]`: tfds shuffles by a hash of the key, and these builders' keys are indices."""
+    from tensorflow_datasets.core.hashing import Hasher
+
+    return sorted(range(n), key=Hasher(split).hash_key)
+
+
+def _decode(source: Any, name: str, split: str) -> tuple[np.ndarray, np.ndarray]:
+    n = len(source)
+    images = np.empty((n, *DATASETS[name].image_shape), np.uint8)
+    labels = np.empty(n, np.int32)
+    order = original_order(n, split)
+    for start in range(0, n, 1_000):
+        rows = range(start, min(start + 1_000, n))
+        for row, example in zip(rows, source.__getitems__(rows), strict=True):
+            images[order[row]], labels[order[row]] = example["image"], example["label"]
+    expected = getattr(ORIGINAL_LABELS[name], split)
+    if tuple(labels[: len(expected)].tolist()) != expected[: len(labels)]:
+        raise UserError(f"{name} {split} is not in the order of the released data set: its first labels are {labels[:10].tolist()}")
+    return images, labels
+
+
+def _read_cache(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray] | None:
+    try:
+        with np.load(path) as stored:
+            images, labels = stored["images"], stored["labels"]
+            return (images, labels) if digest(images, labels) == stored["sha256"] else None
+    except (OSError, ValueError, KeyError, EOFError):
+        return None
+
+
+def save_atomically(path: pathlib.Path, write: Callable[[Any], None]) -> None:
+    """Writes a file that is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".part", delete=False) as file:
+        try:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        except BaseException:
+            os.unlink(file.name)
+            raise
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)
+
+
+# --- Restricted ImageNet, streamed ----------------------------------------------------------------------------------------------------------
+
+# Group -> ImageNet classes, first and last (Tsipras et al. 2019, https://arxiv.org/abs/1805.12152, table 1).
+IMAGENET_GROUPS = {
+    "dog": (151, 268),
+    "cat": (281, 285),
+    "frog": (30, 32),
+    "turtle": (33, 37),
+    "bird": (80, 100),
+    "primate": (365, 382),
+    "fish": (389, 397),
+    "crab": (118, 121),
+    "insect": (300, 319),
+}
+HELD_OUT_IMAGENET = 5_000
+
+
+def imagenet_group(label: int) -> int:
+    """Index of the group of an ImageNet class, -1 outside of all."""
+    return next((i for i, (first, last) in enumerate(IMAGENET_GROUPS.values()) if first <= label <= last), -1)
+
+
+def load_restricted_imagenet(split: str, data_dir: str | None) -> Stream:
+    """tfds imagenet2012 through the nine groups, resized bilinearly to 224 x 224 (aspect not kept, as in the paper).
+
+    Test is ImageNet's validation split; validation is held out of the training split (at most a fifth of it).
+    """
+    source = open_tfds("imagenet2012", "validation" if split == "test" else "train", data_dir)
+    info = source.dataset_info
+    positions, labels = _group_index(source)
+    if split != "test":
+        held_out = min(HELD_OUT_IMAGENET, len(positions) // 5)
+        kept = slice(0, held_out) if split == "validation" else slice(held_out, None)
+        positions, labels = positions[kept], labels[kept]
+
+    def read(position: int) -> np.ndarray:
+        from PIL import Image
+
+        image = Image.fromarray(source[position]["image"]).convert("RGB")
+        return np.asarray(image.resize((224, 224), Image.Resampling.BILINEAR))
+
+    where = {"name": "restricted_imagenet", "from": f"tfds {info.full_name} at {info.data_dir}, nine groups, 224 x 224 bilinear"}
+    return Stream(read, positions, labels, where)
+
+
+def _group_index(source: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Positions and group labels of the examples in a group; one pass over the labels, then cached."""
+    import tensorflow_datasets as tfds
+
+    info, split = source.dataset_info, source.split
+    key = hashlib.sha256(f"{info.data_dir}|{len(source)}".encode()).hexdigest()[:16]
+    path = cache_dir() / f"restricted_imagenet-{info.version}-{split}-{key}.npz"
+    if path.exists():
+        with np.load(path) as stored:
+            return stored["positions"], stored["labels"]
+    builder = tfds.builder("imagenet2012", data_dir=pathlib.Path(info.data_dir).parent.parent)
+    bare = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+    groups = np.array([imagenet_group(int(bare[i]["label"])) for i in range(len(bare))], np.int32)
+    positions = np.flatnonzero(groups >= 0)
+    save_atomically(path, lambda file: np.savez(file, positions=positions, labels=groups[positions]))
+    return positions, groups[positions]
+
+
+# --- the table ------------------------------------------------------------------------------------------------------------------------------
+
+DIGITS = tuple("0123456789")
+FASHION = ("top", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+DATASETS = {
+    "digits": Dataset((28, 28, 1), DIGITS, load_digits),
+    "mnist": Dataset((28, 28, 1), DIGITS, in_memory("mnist")),
+    "fashion_mnist": Dataset((28, 28, 1), FASHION, in_memory("fashion_mnist")),
+    "cifar10": Dataset((32, 32, 3), CIFAR10, in_memory("cifar10")),
+    "restricted_imagenet": Dataset((224, 224, 3), tuple(IMAGENET_GROUPS), load_restricted_imagenet),
+}
+
+
+# --- batches --------------------------------------------------------------------------------------------------------------------------------
+
+
+def batch_indices(n: int, batch_size: int, seed: int, step: int) -> np.ndarray:
+    """The examples of a training step: every epoch goes through a fresh permutation; what is left of it after the last whole batch waits.
+
+    A function of (seed, step) alone, so a run can start at any step.
+    """
+    epoch, batch = divmod(step, n // batch_size)
+    return np.random.default_rng([seed, epoch]).permutation(n)[batch * batch_size : (batch + 1) * batch_size]
+
+
+def training_batches(split: Split, batch_size: int, seed: int, step: int) -> Iterator[Any]:
+    """Sharded (images, labels) of this and all following steps.
+
+    Images in memory are copied to the devices once and gathered there; a stream is read two batches ahead in the background.
+    """
+    if isinstance(split, Images):
+        resident = parallel.replicate((split.images, split.labels))
+        gather = parallel.pmap(lambda arrays, rows: jax.tree.map(lambda a: a[rows], arrays))
+        for rows in _rows(len(split.labels), batch_size, seed, step):
+            yield gather(resident, parallel.shard(rows))
+    else:
+        with concurrent.futures.ThreadPoolExecutor(1) as reader:
+            rows_to_come = _rows(len(split.labels), batch_size, seed, step)
+            pending = [reader.submit(split.fetch, next(rows_to_come)) for _ in range(2)]
+            try:
+                for rows in rows_to_come:
+                    yield parallel.shard(pending.pop(0).result())
+                    pending.append(reader.submit(split.fetch, rows))
+            finally:
+                for future in pending:
+                    future.cancel()
+
+
+def _rows(n: int, batch_size: int, seed: int, step: int) -> Iterator[np.ndarray]:
+    """`batch_indices` of one step after the other, this process's share, each epoch's permutation drawn once."""
+    per_epoch = n // batch_size
+    epoch = -1
+    while True:
+        if step // per_epoch != epoch:
+            epoch = step // per_epoch
+            order = np.random.default_rng([seed, epoch]).permutation(n).astype(np.int32)
+        start = (step % per_epoch) * batch_size
+        yield parallel.share(order[start : start + batch_size])
+        step += 1

@@ -1,0 +1,117 @@
+"""The only place that knows about devices: processes, pmap, sharding, padding.
+
+A batch axis is split over all devices of all processes, parameters are copied to each. One device is the case n = 1 of the same code.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import jax_utils
+from jax.experimental import multihost_utils
+
+from experiments.cli import UserError
+
+AXIS = "devices"
+
+
+def start(coordinator: str | None, num_processes: int, process_id: int) -> None:
+    """Joins the processes of one run. To be called before anything else touches a device.
+
+    Args:
+      coordinator: None for a single process; "auto" on TPU pods and clusters that JAX recognises; else "host:port" of process 0.
+      num_processes, process_id: how many there are and which one this is; unused under "auto".
+    """
+    if coordinator is None:
+        return
+    if coordinator != "auto" and not 0 <= process_id < num_processes:
+        raise UserError(f"--process_id={process_id} must be in 0..{num_processes - 1}, one for each of the --num_processes={num_processes}")
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    if coordinator == "auto":
+        jax.distributed.initialize()
+    else:
+        jax.distributed.initialize(coordinator, num_processes, process_id)
+
+
+def is_first_process() -> bool:
+    """True in the one process that writes files."""
+    return jax.process_index() == 0
+
+
+def num_processes() -> int:
+    """How many processes make up this run."""
+    return jax.process_count()
+
+
+def num_devices() -> int:
+    """Devices of all processes together."""
+    return jax.device_count()
+
+
+def pmap(function: Callable[..., Any], in_axes: Any = 0, donate: Sequence[int] = ()) -> Callable[..., Any]:
+    """`jax.pmap` over the axis that `mean` and `position` refer to."""
+    return jax.pmap(function, axis_name=AXIS, in_axes=in_axes, donate_argnums=tuple(donate))
+
+
+def mean(tree: Any) -> Any:
+    """Inside a pmapped function: the mean over all devices."""
+    return jax.lax.pmean(tree, AXIS)
+
+
+def positions(local_batch: int) -> jax.Array:
+    """Inside a pmapped function: the positions in the whole batch of the examples on this device."""
+    return jax.lax.axis_index(AXIS) * local_batch + np.arange(local_batch)
+
+
+def replicate(tree: Any) -> Any:
+    """Copies to every local device, on a new leading axis."""
+    return jax_utils.replicate(tree)
+
+
+def first(tree: Any) -> Any:
+    """The first local copy of a replicated tree, as NumPy arrays."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf.addressable_shards[0].data)[0], tree)
+
+
+def share(indices: np.ndarray) -> np.ndarray:
+    """This process's part of the rows of a batch."""
+    return np.split(indices, jax.process_count())[jax.process_index()]
+
+
+def shard(tree: Any) -> Any:
+    """This process's rows of a batch, spread over its devices: `[n, ...] -> [devices, n / devices, ...]`."""
+    devices = jax.local_device_count()
+    return jax.tree.map(lambda leaf: leaf.reshape(devices, leaf.shape[0] // devices, *leaf.shape[1:]), tree)
+
+
+def map_examples(
+    function: Callable[..., Any], replicated: Any, fetch: Callable[[np.ndarray], Any], indices: np.ndarray, batch_size: int
+) -> Any:
+    """Applies a pmapped function to examples in batches, each example counted once, and returns all results in every process.
+
+    Args:
+      function: pmapped, `(replicated, *examples) -> tree of [devices, batch, ...]`, examples being what `fetch` gives, sharded.
+      replicated: its first argument, e.g. replicated parameters.
+      fetch: `indices [n] -> tuple of arrays [n, ...]`, called for this process's share of a batch.
+      indices: `[n]`, n >= 1, the examples. The last batch is filled up with copies of the last one, whose results are dropped.
+      batch_size: per device, so the arithmetic on a device is the same for any number of them.
+
+    Returns:
+      A tree of NumPy arrays `[n, ...]` in the order of `indices`.
+    """
+    whole = batch_size * num_devices()
+    padded = np.concatenate([indices, np.full(-len(indices) % whole, indices[-1])])
+    results = []
+    for batch in np.split(padded, len(padded) // whole):
+        out = function(replicated, *shard(fetch(share(batch))))
+        results.append(jax.tree.map(_local_rows, out))
+    local = jax.tree.map(lambda *parts: np.stack(parts), *results)  # [batches, rows of this process, ...]
+    if jax.process_count() > 1:
+        local = jax.tree.map(lambda a: np.concatenate(multihost_utils.process_allgather(a), axis=1), local)
+    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[: len(indices)], local)
+
+
+def _local_rows(leaf: jax.Array) -> np.ndarray:
+    shards = sorted(leaf.addressable_shards, key=lambda s: s.index[0].start or 0)
+    return np.concatenate([np.asarray(s.data).reshape(-1, *leaf.shape[2:]) for s in shards])

@@ -1,0 +1,48 @@
+"""Packaging of irob (pure functions) and experiments (the command lines around them)."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+here = pathlib.Path(__file__).parent
+version = re.search(r'__version__ = "(.+)"', (here / "irob" / "__init__.py").read_text())
+assert version is not None
+
+setup(
+    name="irob",
+    version=version[1],
+    description="Interpretability-aware robustness in JAX: networks that keep their explanations, and so their predictions, under attack",
+    long_description=(here / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["irob", "irob.*", "experiments", "experiments.*"]),
+    python_requires=">=3.11",
+    install_requires=[
+        # irob
+        "jax>=0.10.0",
+        "flax>=0.12.0",
+        "optax>=0.2.5",
+        "jaxtyping>=0.3.0",
+        "numpy>=2.0",
+        # experiments
+        "absl-py>=2.1",
+        "array_record>=0.8",  # the random-access file format, read through tfds
+        "importlib_resources>=6.4",  # tfds needs it to open array_record directories, and does not say so
+        "matplotlib>=3.9",
+        "ml-collections>=1.0",
+        "orbax-checkpoint>=0.11.30",
+        "pillow>=11.0",  # tfds decodes images with it
+        "scikit-learn>=1.5",  # the bundled digits
+        "tensorboardX>=2.6.2",
+        "tensorflow-datasets>=4.9.7",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "test": ["beartype>=0.20", "hypothesis>=6.100", "mypy>=1.15", "pytest>=8.0", "ruff>=0.11", "scipy>=1.13"],
+        "prepare": ["tensorflow>=2.18"],  # only to download and write data sets; reading needs none
+        "tensorboard": ["tensorboard>=2.18"],  # to look at the event files
+        "cuda": ["jax[cuda12]"],
+        "tpu": ["jax[tpu]"],
+    },
+)
