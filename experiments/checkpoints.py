@@ -58,7 +58,7 @@ class Checkpoints:
         """Starts writing; `metrics[SCORE]` decides which one is best."""
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
-            metadata=ocp.args.JsonSave({**metadata, "sha256": checksums(state)}),
+            metadata=ocp.args.JsonSave({**metadata, "sha256": checksums(state), "shapes": shapes(state)}),
         )
         self.manager.save(step, args=args, metrics=metrics)
 
@@ -82,19 +82,16 @@ class Checkpoints:
         """
         step = self._step(which)
         metadata = self.metadata(step)
-        expected = jax.tree.map(lambda a: jax.ShapeDtypeStruct(np.shape(a), np.asarray(a).dtype), like)
-        if (found := set(metadata["sha256"])) != (wanted := set(checksums(like))):
+        if differing := [name for name, wanted in shapes(like).items() if metadata["shapes"].get(name) != wanted] or (
+            set(metadata["shapes"]) - set(shapes(like))
+        ):
             raise UserError(
-                f"checkpoint {step} in {self.directory} is of another network or method: it lacks {sorted(wanted - found)[:3]}"
-                f" and has {sorted(found - wanted)[:3]}; use the config that it was trained with"
+                f"checkpoint {step} in {self.directory} is of another network or method ({sorted(differing)[0]} differs):"
+                " use the config that it was trained with"
             )
         try:
-            state = self.manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(_on_host(expected))))["state"]
+            state = self.manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(_on_host(like))))["state"]
         except Exception as error:  # orbax and tensorstore raise many kinds
-            if "shape" in str(error):
-                raise UserError(
-                    f"checkpoint {step} in {self.directory} is of another network (array shapes differ): use the config it was trained with"
-                ) from error
             raise _unreadable(step, self.directory, error) from error
         state = jax.tree.map(np.asarray, state)
         if damaged := [name for name, digest in checksums(state).items() if digest != metadata["sha256"][name]]:
@@ -116,19 +113,25 @@ class Checkpoints:
 
 
 def checksums(state: Any) -> dict[str, str]:
-    """SHA-256 of every array of a tree (type, shape and bytes), by its path."""
+    """SHA-256 of the bytes of every array of a tree, by its path."""
 
     def digest(leaf: Any) -> str:
         array = np.asarray(leaf, order="C")
-        return hashlib.sha256(f"{array.dtype}{array.shape}".encode() + array.tobytes()).hexdigest()
+        return hashlib.sha256(array.tobytes()).hexdigest()
 
     return {jax.tree_util.keystr(path): digest(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
+
+
+def shapes(state: Any) -> dict[str, str]:
+    """Type and shape of every array of a tree, by its path, e.g. "float32(7, 7, 32, 100)"."""
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {jax.tree_util.keystr(path): f"{np.asarray(leaf).dtype}{np.shape(leaf)}" for path, leaf in leaves}
 
 
 def _on_host(tree: Any) -> Any:
     """Arrays are restored to the first local device, whatever they were saved from."""
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), tree)
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(np.shape(a), np.asarray(a).dtype, sharding=sharding), tree)
 
 
 def _unreadable(step: int, directory: pathlib.Path, error: Exception) -> UserError:

@@ -16,8 +16,6 @@ def run(main: Callable[[], None]) -> None:
     """Parses the flags and calls `main`; a `UserError` anywhere becomes one line on stderr."""
 
     def guarded(_: Sequence[str]) -> None:
-        if flags.FLAGS["verbosity"].using_default_value:
-            logging.set_verbosity(logging.WARNING)
         try:
             main()
         except UserError as error:
@@ -42,6 +40,8 @@ def _parse(argv: Sequence[str]) -> list[str]:
         _fail("the config has no such field, or not of this type: " + " ".join(str(error).split()).strip("\"'"))
     if len(positional) > 1:
         _fail(f"unexpected argument {positional[1]!r}: every option is a flag, --name=value (see --help)")
+    if not any(re.match("--?v(erbosity)?(=|$)", argument) for argument in argv):
+        logging.set_verbosity(logging.ERROR)  # of the libraries below; the commands print what there is to say
     return positional
 
 

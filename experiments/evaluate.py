@@ -28,7 +28,7 @@ def evaluate(
     step: str = "latest",
     eps_values: tuple[float, ...] | None = None,
     num_examples: int | None = None,
-    batch_size: int = 200,
+    batch_size: int | None = None,
     data_dir: str | None = None,
 ) -> dict[str, Any]:
     """Evaluates a checkpoint; returns what `main` writes: provenance and `records`.
@@ -39,7 +39,7 @@ def evaluate(
       step: "latest", "best" or a step number.
       eps_values: the ladder; None for that of the config.
       num_examples: only the first ones of the test split.
-      batch_size: per device; it does not change results.
+      batch_size: per device, None for the device's default; it does not change results.
       data_dir: where tfds data sets lie.
     """
     import ml_collections
@@ -50,7 +50,7 @@ def evaluate(
     from experiments.configs import common
 
     protocol = find_protocol(protocol_name)
-    if batch_size < 1:
+    if batch_size is not None and batch_size < 1:
         raise UserError(f"--batch_size={batch_size} must be positive")
     started = time.monotonic()
     with Checkpoints(workdir, read_only=True) as checkpoints:
@@ -65,7 +65,7 @@ def evaluate(
 
     split = data.load(config.dataset, "test", data_dir)
     indices = protocols.chosen(protocol, len(split.labels), num_examples)
-    evaluator = protocols.Evaluator(network, restored.state.params, split, batch_size, config.seed)
+    evaluator = protocols.Evaluator(network, restored.state.params, split, batch_size or parallel.default_batch_size(), config.seed)
     outcomes = evaluator.ladder(protocol, config.attack.norm, ladder, indices)
     progress = tqdm.tqdm(outcomes, total=len(ladder), desc=f"{config.dataset} {config.method} {protocol_name}", unit="eps")
     records = [protocols.record(protocol, config.attack.norm, outcome) for outcome in progress]
@@ -163,7 +163,7 @@ def define_flags() -> None:
     flags.DEFINE_string("step", "latest", "checkpoint: latest, best (robust validation accuracy) or a number")
     flags.DEFINE_list("eps", None, "ladder of eps, e.g. 0,0.1,8/255 (default: that of the config)")
     flags.DEFINE_integer("num_examples", None, "only the first ones of the test split (standard protocol)")
-    flags.DEFINE_integer("batch_size", 200, "images at a time on a device; results do not depend on it")
+    flags.DEFINE_integer("batch_size", None, "images at a time on a device (default: 50 on CPU, 500 elsewhere); results do not depend on it")
     flags.DEFINE_string("out", None, "result file (default: WORKDIR/PROTOCOL_STEP.json)")
     flags.DEFINE_bool("overwrite", False, "replace an existing result file")
     flags.DEFINE_string("data_dir", None, "where tfds data sets lie (default: $TFDS_DATA_DIR or tfds's own)")

@@ -183,8 +183,7 @@ def check(totals: Totals, directory: pathlib.Path) -> float:
 
 def validate(config: "ml_collections.ConfigDict", network: CAMNetwork, params: Params, split: data.Split) -> dict[str, float]:
     """Accuracy on the validation images, clean and under the short attack at full eps."""
-    batch_size = min(100, len(split.labels))
-    evaluator = protocols.Evaluator(network, params, split, batch_size, config.seed)
+    evaluator = protocols.Evaluator(network, params, split, parallel.default_batch_size(), config.seed)
     protocol = protocols.validation_protocol(config.validation.attack_steps)
     outcomes = list(evaluator.ladder(protocol, config.attack.norm, (0.0, config.eps), np.arange(len(split.labels))))
     return {"clean_accuracy": float(outcomes[0].correct.mean()), SCORE: float(outcomes[-1].correct.mean())}

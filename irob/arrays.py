@@ -19,8 +19,8 @@ Features = Float[Array, "h w K"]  # the last feature map of a network
 Logits = Float[Array, " C"]
 ClassWeights = Float[Array, " C"]
 PixelSet = Bool[Array, "h w C"]  # True where a position counts
-Label = Int[Array, ""] | int  # class index in 0 .. C - 1
-Scalar = Float[Array, ""] | float
+Label = Int[Array, ""] | np.integer | int  # class index in 0 .. C - 1
+Scalar = Float[Array, ""] | np.floating | float
 PRNGKey = Key[Array, ""]
 Params = PyTree
 

@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits (1,197 / 200 / 400 images, 8 x 8 resized to 28 x 28 x 1): real data without a download.
+"""scikit-learn's handwritten digits (1,297 / 100 / 400 images, 8 x 8 resized to 28 x 28 x 1): real data without a download.
 
     python -m experiments.train --config experiments/configs/digits.py:int --workdir runs/digits_int
 
@@ -35,7 +35,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.log_every = 50  # steps
     config.keep_last = 2  # checkpoints, besides the one with the best robust validation accuracy
     config.validation = ml_collections.ConfigDict()
-    config.validation.num_examples = 200  # the whole validation split
+    config.validation.num_examples = 100  # the whole validation split
     config.validation.attack_steps = 10  # of eps / 4, cross-entropy, one random start
 
     config.evaluation = ml_collections.ConfigDict()

@@ -1,0 +1,40 @@
+"""Four fake devices, shape checks in every function of irob; the fixtures that several files share."""
+
+import os
+import pathlib
+import sys
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jaxtyping
+import numpy as np
+import pytest
+
+hook = jaxtyping.install_import_hook("irob", "beartype.beartype")
+hook.__enter__()
+
+ROOT = pathlib.Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture
+def random():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("IROB_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def small():
+    """The small network with weights that are not all alike in scale, as after training."""
+    import irob
+
+    network = irob.create("small", (28, 28, 1), 10)
+    params = network.initial_params(seed=1)
+    params["conv_2"]["bias"] = np.random.default_rng(2).normal(size=100).astype(np.float32)
+    return network, params

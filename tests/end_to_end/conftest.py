@@ -1,0 +1,54 @@
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+DIGITS = "experiments/configs/digits.py"
+
+
+class Commands:
+    """Runs the command lines as a user would, from the root of the project."""
+
+    def environment(self, devices=1, **extra):
+        flags = f"--xla_force_host_platform_device_count={devices}"
+        return {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONWARNINGS": "default", **extra}
+
+    def start(self, module, *arguments, devices=1, **extra):
+        command = [sys.executable, "-m", f"experiments.{module}", *map(str, arguments)]
+        return subprocess.Popen(
+            command, cwd=ROOT, env=self.environment(devices, **extra), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def finish(self, process, code=0):
+        out, err = process.communicate(timeout=900)
+        assert process.returncode == code, f"exit {process.returncode}\n{out}\n{err}"
+        return out, err
+
+    def run(self, module, *arguments, code=0, devices=1, **extra):
+        return self.finish(self.start(module, *arguments, devices=devices, **extra), code)
+
+    def refused(self, module, *arguments):
+        """Exit code 2, and the one line on stderr."""
+        out, err = self.run(module, *arguments, code=2)
+        assert "Traceback" not in err
+        assert out == ""
+        return err.strip()
+
+    def train_until_killed(self, seen, *arguments):
+        """Starts a training and kills it with SIGKILL once a path is there."""
+        process = self.start("train", *arguments)
+        while not seen.exists():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+@pytest.fixture(scope="session")
+def commands():
+    return Commands()

@@ -1,0 +1,51 @@
+"""A user's mistakes end in one line that names the field and the mend."""
+
+import pytest
+
+from experiments.configs import digits
+
+TRAIN = ("train", "--workdir", "/tmp/irob-never-made")
+TINY = ("--config", "experiments/configs/digits.py:int,tiny")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((*TRAIN, "--config", "experiments/configs/digits.py:fancy"), "unknown method 'fancy': choose one of normal, adv"),
+        ((*TRAIN, "--config", "experiments/configs/digit.py:int"), "there is no file 'experiments/configs/digit.py'"),
+        ((*TRAIN, *TINY, "--config.batchsize=3"), "the config has no such field"),
+        ((*TRAIN, *TINY, "--config.batch_size=many"), "batch_size"),
+        ((*TRAIN, *TINY, "--config.eps=2.0"), "config.eps = 2.0: must be in [0, 1]"),
+        ((*TRAIN, *TINY, "--config.dataset=svhn"), "unknown data set 'svhn'"),
+        ((*TRAIN, "--config", "experiments/configs/cifar10.py", "--data_dir", "/nowhere"), "run python -m experiments.prepare_data --dataset cifar10"),
+        ((*TRAIN,), "config"),
+        ((*TRAIN, *TINY, "stray"), "unexpected argument 'stray'"),
+        (("evaluate", "--workdir", "/nowhere"), "there are no checkpoints in /nowhere"),
+        (("evaluate", "--workdir", "/nowhere", "--protocol", "weak"), "unknown protocol 'weak': choose one of standard, paper"),
+        (("evaluate", "--workdir", "/nowhere", "--eps", "0,a"), "--eps=0,a: numbers or fractions"),
+        (("prepare_data", "--dataset", "svhn"), "--dataset=svhn: choose one of mnist"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, tuple) else "",
+)
+def test_one_line(commands, arguments, message):
+    said = commands.refused(*arguments)
+    assert message in said
+    assert said.startswith("error: ")
+    assert len(said.splitlines()) == 1
+
+
+def test_batch_not_divisible_by_devices(commands):
+    _, err = commands.run(*TRAIN, *TINY, "--config.batch_size=9", devices=4, code=2)
+    assert "config.batch_size = 9: must be divisible by the number of devices, 4: 8 would do" in err
+
+
+@pytest.mark.parametrize("module", ["train", "evaluate", "quickstart", "prepare_data"])
+def test_help(commands, module):
+    process = commands.start(module, "--help")
+    out, err = process.communicate()
+    assert f"python -m experiments.{module}" in out and "--" in out
+    assert "Traceback" not in err
+
+
+def test_tiny_digits_need_no_data_directory():
+    assert digits.get_config("int,tiny").num_steps <= 10

@@ -1,0 +1,91 @@
+"""Train, kill, resume, evaluate, on one device, many, and several processes: through the command lines."""
+
+import json
+import socket
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import train
+from experiments.checkpoints import Checkpoints, checksums
+from experiments.configs import digits
+
+CONFIG = ("--config", "experiments/configs/digits.py:int,tiny", "--config.num_steps=24", "--config.evaluation.eps=(0.0,0.02,0.1)")
+
+
+def final_state(workdir):
+    config = digits.get_config("int,tiny")
+    network, _ = train.build(config)
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        return checkpoints.restore("latest", train.initial_state(config, network)).state
+
+
+def assert_equal_up_to_rounding(state, other):
+    """Adam divides by the root of the second moment, so a weight whose gradient is rounding noise may move freely; few do."""
+    for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(other.params), strict=True):
+        assert np.mean(np.abs(a - b) > 1e-3) < 0.02
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(commands, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("uninterrupted")
+    commands.run("train", *CONFIG, "--workdir", workdir)
+    return workdir
+
+
+def test_killed_and_started_again_it_ends_with_the_same_bits(commands, uninterrupted, tmp_path):
+    for step in (4, 12):  # killed twice, once early
+        commands.train_until_killed(tmp_path / "checkpoints" / str(step), *CONFIG, "--workdir", tmp_path)
+    commands.run("train", *CONFIG, "--workdir", tmp_path)
+    assert checksums(final_state(tmp_path)) == checksums(final_state(uninterrupted))
+    steps = [[line["step"] for line in map(json.loads, (w / "metrics.jsonl").open())] for w in (tmp_path, uninterrupted)]
+    assert steps[0] == steps[1]
+
+
+def test_eight_devices_train_and_evaluate_like_one(commands, uninterrupted, tmp_path):
+    commands.run("train", *CONFIG, "--workdir", tmp_path, devices=8)
+    assert_equal_up_to_rounding(final_state(tmp_path), final_state(uninterrupted))
+    options = ("--workdir", uninterrupted, "--num_examples", 37)
+    for devices, batch_size in ((1, 8), (8, 3)):
+        commands.run("evaluate", *options, "--batch_size", batch_size, "--out", tmp_path / f"{devices}.json", devices=devices)
+    one, eight = (json.loads((tmp_path / f"{devices}.json").read_text()) for devices in (1, 8))
+    assert one["records"] == eight["records"]
+    assert one["n"] == 37
+
+
+def test_two_processes_train_like_one(commands, uninterrupted, tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    shared = (*CONFIG, "--workdir", tmp_path, "--coordinator", address, "--num_processes", 2)
+    processes = [commands.start("train", *shared, "--process_id", i) for i in range(2)]
+    for process in processes:
+        commands.finish(process)
+    assert_equal_up_to_rounding(final_state(tmp_path), final_state(uninterrupted))
+    losses = [[line["loss"] for line in map(json.loads, (w / "metrics.jsonl").open()) if "loss" in line] for w in (tmp_path, uninterrupted)]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-2)
+
+
+def test_evaluate_writes_records_with_their_provenance(commands, uninterrupted, tmp_path):
+    out, _ = commands.run("evaluate", "--workdir", uninterrupted, "--protocol", "paper", "--eps", "0,0.02,8/255", "--out", tmp_path / "r.json")
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert [record["eps"] for record in result["records"]] == [0.0, 0.02, 8 / 255]
+    assert [record["metric"] for record in result["records"]] == ["clean_accuracy", "robust_accuracy", "robust_accuracy"]
+    for record in result["records"]:
+        assert record["n"] == 200
+        assert record["ci95"][0] <= record["value"] <= record["ci95"][1]
+        assert f"{record['value']:.3f}" in out
+    assert result["protocol"]["steps"] == 200 and result["protocol"]["objectives"] == ["cross_entropy"]
+    assert result["data"]["name"] == "digits" and result["config"]["method"] == "int" and result["seed"] == 99
+    assert {"versions", "git_revision", "device", "checkpoint", "schema"} <= set(result)
+
+
+def test_evaluate_takes_best_and_numbered_steps_and_never_overwrites(commands, uninterrupted, tmp_path):
+    quick = ("--protocol", "paper", "--eps", "0")
+    commands.run("evaluate", "--workdir", uninterrupted, *quick, "--step", "best", "--out", tmp_path / "best.json")
+    assert "exists: give another --out, or --overwrite" in commands.refused(
+        "evaluate", "--workdir", uninterrupted, *quick, "--out", tmp_path / "best.json"
+    )
+    commands.run("evaluate", "--workdir", uninterrupted, *quick, "--step", "20", "--out", tmp_path / "best.json", "--overwrite")
+    assert json.loads((tmp_path / "best.json").read_text())["checkpoint"]["step"] == 20

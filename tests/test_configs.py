@@ -1,0 +1,89 @@
+import importlib
+import json
+
+import pytest
+
+from experiments import data, provenance, train
+from experiments.cli import UserError
+from experiments.configs import common
+
+FILES = ["digits", "mnist", "fashion_mnist", "cifar10", "restricted_imagenet"]
+
+
+def get_config(file, variant="int"):
+    return importlib.import_module(f"experiments.configs.{file}").get_config(variant)
+
+
+@pytest.mark.parametrize("method", common.METHODS)
+@pytest.mark.parametrize("file", FILES)
+def test_every_config_is_valid_plain_and_buildable(file, method):
+    for variant in (method, f"{method},tiny"):
+        config = get_config(file, variant)
+        common.validate(config)
+        assert provenance.plain(config) == json.loads(json.dumps(config.to_dict()))
+        network, defense = train.build(config)
+        assert network.input_shape == data.DATASETS[config.dataset].image_shape
+        assert (defense.inner is None) == (method == "normal")
+
+
+def test_the_papers_hyper_parameters():
+    """Section 4.5 of the authors' system; alpha of Restricted ImageNet is the one that is mended."""
+    table = {
+        "mnist": (110_000, 50, 1e-4, 0.3, (2_000, 10_000), 40, 0.01),
+        "cifar10": (70_200, 128, 1e-3, 8 / 255, (5_000, 70_000), 10, 2 / 255),
+        "restricted_imagenet": (140_000, 64, 1e-3, 0.003, (5_000, 10_000), 7, 0.001),
+    }
+    for file, expected in table.items():
+        c = get_config(file)
+        assert (c.num_steps, c.batch_size, c.learning_rate, c.eps, c.eps_ramp, c.attack.num_steps, c.attack.step_size) == expected
+        assert c.defense.weight == 0.01
+
+
+@pytest.mark.parametrize(
+    ("variant", "message"),
+    [("intt", "unknown method 'intt': choose one of normal, adv"), ("int,big", "unknown switch 'big'")],
+)
+def test_unknown_variants(variant, message):
+    with pytest.raises(UserError, match=message):
+        get_config("mnist", variant)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("method", "fancy", "config.method = 'fancy': choose one of"),
+        ("network", "vgg", "config.network = 'vgg': choose one of"),
+        ("eps", 1.5, r"config.eps = 1.5: must be in \[0, 1\]"),
+        ("eps", -0.1, "config.eps = -0.1"),
+        ("num_steps", 0, "config.num_steps = 0: must be positive"),
+        ("attack.num_steps", -1, "config.attack.num_steps = -1: must be positive"),
+        ("attack.step_size", 0.0, "config.attack.step_size = 0.0"),
+        ("attack.norm", "l7", "config.attack.norm = 'l7'"),
+        ("batch_size", 9, "divisible by the number of devices, 4: 8 would do"),
+        ("batch_size", 3, "divisible by the number of devices, 4: 4 would do"),
+        ("eps_ramp", (10, 5), "config.eps_ramp"),
+        ("learning_rate", -1.0, "config.learning_rate"),
+        ("evaluation.eps", (0.1, 3.0), "config.evaluation.eps"),
+    ],
+)
+def test_bad_fields_are_named_with_the_mend(field, value, message):
+    config = get_config("mnist")
+    parent = config
+    *path, last = field.split(".")
+    for part in path:
+        parent = parent[part]
+    parent[last] = value
+    with pytest.raises(UserError, match=message):
+        common.validate(config, num_devices=4)
+
+
+def test_options_of_another_method_are_refused():
+    config = get_config("mnist", "int")
+    config.method = "adv"
+    with pytest.raises(UserError, match="config.defense"):
+        common.validate(config)
+
+
+def test_changes_list_every_difference():
+    old, new = {"a": 1, "b": {"c": 2, "d": 3}}, {"a": 1, "b": {"c": 4, "d": 3}, "e": 5}
+    assert common.changes(old, new) == ["config.b.c: 2 -> 4", "config.e: '(absent)' -> 5"]

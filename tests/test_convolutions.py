@@ -1,0 +1,72 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.signal
+
+from irob import convolutions
+
+CASES = [(28, 4, 2, 1, 16), (14, 4, 2, 16, 32), (7, 7, 1, 3, 4), (8, 7, 1, 3, 4), (8, 3, 1, 4, 5), (8, 3, 2, 4, 5), (28, 5, 1, 1, 3), (16, 3, 2, 2, 2)]
+
+
+def case(size, width, inputs, outputs, random):
+    x = random.normal(size=(size, size, inputs)).astype(np.float32)
+    kernel = random.normal(size=(width, width, inputs, outputs)).astype(np.float32)
+    return x, kernel, random.normal(size=outputs).astype(np.float32)
+
+
+@pytest.mark.parametrize(("size", "width", "stride", "inputs", "outputs"), CASES)
+def test_plain_form_is_scipys_correlation(size, width, stride, inputs, outputs, random):
+    x, kernel, bias = case(size, width, inputs, outputs, random)
+    total = max((-(-size // stride) - 1) * stride + width - size, 0)
+    padded = np.pad(x, [(total // 2, total - total // 2)] * 2 + [(0, 0)])
+    expected = np.stack([
+        sum(scipy.signal.correlate2d(padded[..., i], kernel[..., i, o], "valid") for i in range(inputs))[::stride, ::stride] + bias[o]
+        for o in range(outputs)
+    ], axis=-1)  # fmt: skip
+    np.testing.assert_allclose(convolutions.plain_form(kernel, bias, stride, (size, size))(x), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("size", "width", "stride", "inputs", "outputs"), CASES)
+def test_loop_form_has_the_values_and_input_gradients_of_the_plain_one(size, width, stride, inputs, outputs, random):
+    x, kernel, bias = case(size, width, inputs, outputs, random)
+    plain, looped = (form(kernel, bias, stride, (size, size)) for form in (convolutions.plain_form, convolutions.loop_form))
+    np.testing.assert_allclose(looped(x), plain(x), rtol=1e-4, atol=1e-4)
+    cotangent = random.normal(size=plain(x).shape).astype(np.float32)
+    gradients = [jax.grad(lambda x, f=f: jnp.sum(f(x) * cotangent))(x) for f in (looped, plain)]
+    np.testing.assert_allclose(*gradients, rtol=1e-4, atol=1e-4)
+
+
+def test_every_loop_form_is_among_the_cases(monkeypatch, random):
+    used = set()
+    for name in ("strided_as_matmul", "as_matrix", "input_gradient_only"):
+        function = getattr(convolutions, name)
+        monkeypatch.setattr(convolutions, name, lambda *a, name=name, function=function: (used.add(name), function(*a))[1])
+    for size, width, stride, inputs, outputs in CASES:
+        x, kernel, bias = case(size, width, inputs, outputs, random)
+        convolutions.loop_form(kernel, bias, stride, (size, size))(x)
+    assert used == {"strided_as_matmul", "as_matrix", "input_gradient_only"}
+
+
+@pytest.mark.parametrize(("size", "width", "stride", "inputs", "outputs"), CASES)
+def test_second_derivatives_exist(size, width, stride, inputs, outputs, random):
+    x, kernel, bias = case(size, width, inputs, outputs, random)
+
+    def gradient_norm(form):
+        inner = jax.grad(lambda x: jnp.sum(form(kernel, bias, stride, (size, size))(x) ** 2))
+        return jax.grad(lambda x: jnp.sum(inner(x) ** 2))(x)
+
+    np.testing.assert_allclose(gradient_norm(convolutions.loop_form), gradient_norm(convolutions.plain_form), rtol=1e-3, atol=1.0)
+
+
+def test_kernel_gradients_are_refused(random):
+    x, kernel, bias = case(8, 3, 2, 2, random)
+    with pytest.raises(ValueError, match=r"use explain\(params, x\) instead"):
+        jax.grad(lambda k: jnp.sum(convolutions.loop_form(k, bias, 1, (8, 8))(x)))(kernel)
+
+
+def test_mean_over_positions_reads_the_mean(random):
+    x, kernel, _ = case(7, 5, 3, 4, random)
+    reading = convolutions.mean_over_positions(kernel, 1, (7, 7))
+    expected = np.mean(convolutions.plain(x, kernel, 1), axis=(0, 1))
+    np.testing.assert_allclose(np.einsum("hwi,hwio->o", x, reading), expected, rtol=1e-4, atol=1e-5)

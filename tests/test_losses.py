@@ -1,0 +1,68 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from jax.test_util import check_grads
+
+import irob
+
+logits = hnp.arrays(np.float32, 5, elements=st.floats(-50, 50, width=32))
+
+
+@given(logits, st.integers(0, 4))
+def test_cross_entropy_is_minus_the_log_probability(f, t):
+    expected = -scipy.special.log_softmax(f.astype(np.float64))[t]
+    np.testing.assert_allclose(irob.cross_entropy(jnp.asarray(f), t), expected, rtol=1e-5, atol=1e-5)
+
+
+@given(logits, logits)
+def test_kl_divergence_is_scipys_relative_entropy(f, g):
+    p, q = (scipy.special.softmax(v.astype(np.float64)) for v in (f, g))
+    np.testing.assert_allclose(irob.kl_divergence(jnp.asarray(f), jnp.asarray(g)), scipy.stats.entropy(p, q), rtol=1e-3, atol=1e-4)
+
+
+def test_kl_divergence_is_from_the_first_to_the_second():
+    p, q = jnp.log(jnp.array([0.75, 0.25])), jnp.log(jnp.array([0.5, 0.5]))
+    np.testing.assert_allclose(irob.kl_divergence(p, q), 0.75 * np.log(1.5) + 0.25 * np.log(0.5), rtol=1e-5)
+
+
+@given(logits, st.integers(0, 4))
+def test_margin_is_the_lead_of_the_best_other_class(f, t):
+    expected = np.delete(f, t).max() - f[t]
+    np.testing.assert_allclose(irob.margin(jnp.asarray(f), t), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("f", "t", "expected"),
+    [([3.0, 1.0, 0.0, -1.0], 0, -2 / 3), ([3.0, 1.0, 0.0, -1.0], 1, 2 / 3), ([3.0, 1.0, 0.0, -1.0], 2, 1.0), ([3.0, 1.0, 0.0, -1.0], 3, 4 / 3)],
+)
+def test_dlr_by_hand(f, t, expected):
+    np.testing.assert_allclose(irob.dlr(jnp.array(f), t), expected, rtol=1e-6)
+
+
+@given(logits, st.integers(0, 4), st.floats(0.5, 4), st.floats(-3, 3))
+def test_dlr_ignores_shift_and_scale(f, t, scale, shift):
+    f = np.arange(5, dtype=np.float32)[np.argsort(f)] + 0.1 * np.sin(f)
+    np.testing.assert_allclose(irob.dlr(jnp.asarray(f * scale + shift), t), irob.dlr(jnp.asarray(f), t), rtol=1e-4, atol=1e-4)
+
+
+def test_dlr_refuses_two_classes():
+    with pytest.raises(ValueError, match="use margin instead"):
+        irob.dlr(jnp.zeros(2), 0)
+
+
+@pytest.mark.parametrize("loss", [irob.cross_entropy, irob.margin, irob.dlr])
+def test_gradients_by_finite_differences(loss, random):
+    check_grads(lambda f: loss(f, 1), (random.normal(size=5).astype(np.float32),), order=1, modes=["rev"], rtol=1e-2, atol=1e-2)
+
+
+def test_losses_are_finite_for_saturated_logits():
+    f = jnp.array([200.0, 0.0, -200.0])
+    for loss in (irob.cross_entropy, irob.margin):
+        value, gradient = jax.value_and_grad(loss)(f, 0)
+        assert np.isfinite(value) and np.isfinite(gradient).all()

@@ -1,0 +1,117 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import irob
+from irob import networks
+
+COUNTS = [
+    ("small", (28, 28, 1), 10, 166_396),
+    ("pool", (28, 28, 1), 10, 52_736),
+    ("small", (32, 32, 3), 10, 166_908),
+    ("wresnet", (32, 32, 3), 10, 463_008),
+    ("wresnet", (224, 224, 3), 9, 462_944),
+]
+SHAPES = [("small", (28, 28, 1)), ("pool", (28, 28, 1)), ("wresnet", (8, 8, 3))]
+
+
+@pytest.mark.parametrize(("name", "shape", "classes", "count"), COUNTS)
+def test_parameter_counts(name, shape, classes, count):
+    assert sum(leaf.size for leaf in jax.tree.leaves(irob.create(name, shape, classes).initial_params())) == count
+
+
+def test_initial_weights_are_the_authors():
+    kernel = irob.create("small", (28, 28, 1), 10).initial_params(seed=99)["conv_0"]["kernel"]
+    np.testing.assert_allclose(kernel[0, 0, 0, :4], [-0.0356, 0.2207, 0.5518, 0.2716], atol=5e-5)
+
+
+def test_initial_params_have_the_structure_of_linens(random):
+    network = irob.create("pool", (28, 28, 1), 10)
+    linen = network.init(jax.random.key(0), jnp.zeros((28, 28, 1)))["params"]
+    ours = network.initial_params()
+    assert jax.tree.map(np.shape, linen) == jax.tree.map(np.shape, ours)
+    assert abs(np.std(linen["conv_1"]["kernel"]) / np.std(ours["conv_1"]["kernel"]) - 1) < 0.02
+
+
+@pytest.mark.parametrize(("name", "shape"), SHAPES)
+def test_explain_is_the_linen_definition(name, shape, random):
+    """The folded form with its separate reading of the logits, against features, head and mean as they are defined."""
+    network = irob.create(name, shape, 10)
+    params, x = network.initial_params(3), random.random(shape).astype(np.float32)
+    params = jax.tree.map(lambda a: a + 0.01, params)
+    explained, defined = network.explain(params, x), network.apply({"params": params}, x)
+    np.testing.assert_allclose(explained.maps, defined.maps, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(explained.logits, np.mean(defined.maps, axis=(0, 1)), rtol=1e-3, atol=1e-4)
+
+    def gradient(explain):
+        return jax.grad(lambda p: jnp.sum(explain(p).maps[..., 1] ** 2) + irob.cross_entropy(explain(p).logits, 3))(params)
+
+    for ours, linens in zip(
+        jax.tree.leaves(gradient(lambda p: network.explain(p, x))),
+        jax.tree.leaves(gradient(lambda p: network.apply({"params": p}, x))),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours, linens, rtol=1e-3, atol=1e-4 * np.abs(linens).max())
+
+
+@pytest.mark.parametrize(("name", "shape"), SHAPES)
+def test_attack_form_equals_explain_in_values_and_input_gradients(name, shape, random):
+    network = irob.create(name, shape, 10)
+    params = jax.tree.map(lambda a: a + 0.01, network.initial_params(3))
+    x = random.random((2, *shape)).astype(np.float32)
+    attack_form = network.attack_form(params)
+    for one in (lambda e: e.maps, lambda e: e.logits):
+        ours, plain = jax.vmap(lambda x, one=one: one(attack_form(x)))(x), jax.vmap(lambda x, one=one: one(network.explain(params, x)))(x)
+        np.testing.assert_allclose(ours, plain, rtol=1e-3, atol=1e-4)
+        gradients = [
+            jax.vmap(jax.grad(lambda x, f=f, one=one: jnp.sum(one(f(x)) ** 2)))(x) for f in (attack_form, lambda x: network.explain(params, x))
+        ]
+        np.testing.assert_allclose(*gradients, rtol=1e-3, atol=1e-4 * np.abs(gradients[1]).max())
+
+
+def test_fold_head_is_the_same_function(small, random):
+    network, params = small
+    x = random.random((28, 28, 1)).astype(np.float32)
+    folded, folded_params = network.fold_head(params)
+    assert folded_params["conv_2"]["kernel"].shape == (7, 7, 32, 10)
+    np.testing.assert_allclose(folded.explain(folded_params, x).maps, network.explain(params, x).maps, rtol=1e-4, atol=1e-4)
+
+
+def test_nothing_to_fold_in_networks_that_end_otherwise():
+    for name in ("pool", "wresnet"):
+        network = irob.create(name, (8, 8, 1), 10)
+        params = network.initial_params()
+        assert network.fold_head(params) == (network, params)
+
+
+def test_max_pool_by_hand_with_ties_to_the_first():
+    h = jnp.array([[1.0, 5.0, 2.0, 2.0], [3.0, 4.0, 2.0, 2.0]])[..., None]
+    np.testing.assert_array_equal(networks._max_pool(h, 2)[..., 0], [[5.0, 2.0]])
+    gradient = jax.grad(lambda h: jnp.sum(networks._max_pool(h, 2)))(h)[..., 0]
+    np.testing.assert_array_equal(gradient, [[0, 1, 1, 0], [0, 0, 0, 0]])
+
+
+def test_shortcut_averages_squares_and_pads_channels_on_both_sides():
+    h = jnp.arange(8.0).reshape(2, 2, 2)
+    fitted = networks._fit(h, (1, 1, 6))
+    np.testing.assert_array_equal(fitted[0, 0], [0, 0, 3, 4, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("tiny", (28, 28, 1), 10), "unknown network 'tiny': choose one of"),
+        (("small", (30, 28, 1), 10), r"multiples of 4, got \(30, 28\)"),
+        (("small", (28, 28, 1), 1), "at least 2"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        irob.create(*arguments)
+
+
+def test_an_image_of_another_shape_is_refused(small):
+    network, params = small
+    with pytest.raises(ValueError, match=r"shape \(28, 28, 1\), got \(28, 28, 3\): lift it to batches with jax\.vmap"):
+        network.explain(params, np.zeros((28, 28, 3), np.float32))

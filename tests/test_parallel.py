@@ -1,0 +1,63 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import parallel
+from experiments.cli import UserError
+
+
+def test_the_suite_runs_on_several_devices():
+    assert parallel.num_devices() == 4
+
+
+def test_replicate_and_first_are_inverse(random):
+    tree = {"a": random.normal(size=(3, 2)).astype(np.float32), "b": np.int32(7)}
+    back = parallel.first(parallel.replicate(tree))
+    np.testing.assert_array_equal(back["a"], tree["a"])
+    assert back["b"] == 7
+
+
+def test_positions_count_through_the_whole_batch():
+    found = parallel.pmap(lambda x: parallel.positions(3) + 0 * x[0])(jnp.zeros((4, 1), jnp.int32))
+    np.testing.assert_array_equal(np.ravel(found), np.arange(12))
+
+
+def test_mean_is_over_all_devices():
+    np.testing.assert_allclose(parallel.pmap(parallel.mean)(jnp.arange(4.0)), [1.5] * 4)
+
+
+@pytest.mark.parametrize("n", [1, 7, 8, 9, 30])
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_every_example_is_counted_once_in_its_place(n, batch_size):
+    values, indices, seen = np.arange(100.0, dtype=np.float32) ** 2, np.arange(n) * 3, []
+
+    def fetch(rows):
+        seen.append(rows)
+        return (values[rows],)
+
+    function = parallel.pmap(lambda scale, v: (v * scale[0], jnp.stack([v, -v], axis=-1)))
+    squares, pairs = parallel.map_examples(function, parallel.replicate(np.array([2.0], np.float32)), fetch, indices, batch_size)
+    np.testing.assert_allclose(squares, 2 * values[indices])
+    np.testing.assert_allclose(pairs, np.stack([values[indices], -values[indices]], axis=-1))
+    assert {len(rows) for rows in seen} == {4 * batch_size}
+
+
+def test_feeding_results_back_compiles_once():
+    traces = []
+
+    def step(state, x):
+        traces.append(1)
+        return jax.tree.map(lambda s: s + jnp.sum(x), state)
+
+    stepped = parallel.pmap(step, donate=(0,))
+    state = parallel.replicate({"a": np.zeros(3, np.float32), "b": np.zeros((), np.float32)})
+    for _ in range(3):
+        state = stepped(state, jnp.ones((4, 2)))
+        assert stepped._cache_size() == 1 if hasattr(stepped, "_cache_size") else len(traces) == 1
+    np.testing.assert_allclose(parallel.first(state)["a"], [6.0] * 3)
+
+
+def test_a_process_id_out_of_range_is_refused():
+    with pytest.raises(UserError, match=r"--process_id=2 must be in 0\.\.1"):
+        parallel.start("localhost:1", 2, 2)
