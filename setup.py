@@ -15,7 +15,7 @@ setup(
     description="Interpretability-aware robustness in JAX: networks that keep their explanations, and so their predictions, under attack",
     long_description=(here / "README.md").read_text(),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
+    license="MIT",
     packages=find_packages(include=["irob", "irob.*", "experiments", "experiments.*"]),
     python_requires=">=3.11",
     install_requires=[

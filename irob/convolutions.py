@@ -1,14 +1,16 @@
-"""Convolutions for the inside of an attack loop.
+"""Forms of one convolution, chosen for where it is to run.
 
 XLA on CPU rewrites a convolution to its fast library form only outside of loops; inside `lax.scan` the gradient with respect to the input, as autodiff
 writes it, runs ten times slower. An attack needs that gradient alone and holds its kernels fixed, so a convolution can be prepared once, before
-the loop, as something XLA does well everywhere. `loop_form` is the only place that chooses.
+the loop, as something that runs well there: `loop_form`. Outside, matrix products still beat convolutions of some shapes: `training_form`. Nothing
+else in the project chooses.
 """
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
 from irob.arrays import Array
@@ -26,19 +28,25 @@ def loop_form(kernel: Kernel, bias: Float[Array, " O"], stride: int, input_size:
       stride: the same along both axes.
       input_size: (H, W) of the inputs to come.
     """
+    looped = plain if jax.default_backend() != "cpu" else input_gradient_only
+    return _as_product(kernel, stride, input_size, bias) or (lambda x: looped(x, kernel, stride) + bias)
+
+
+def training_form(kernel: Kernel, bias: Float[Array, " O"], stride: int, input_size: tuple[int, int]) -> Convolution:
+    """The same in the form that is fast outside of loops, for gradients with respect to everything."""
+    return _as_product(kernel, stride, input_size, bias) or (lambda x: plain(x, kernel, stride) + bias)
+
+
+def _as_product(kernel: Kernel, stride: int, input_size: tuple[int, int], bias: Float[Array, " O"]) -> Convolution | None:
+    """A matrix product where the shape allows a good one, on CPU."""
     if jax.default_backend() != "cpu":
-        return plain_form(kernel, bias, stride, input_size)
+        return None
     if stride > 1 and all(size % stride == 0 for size in (*input_size, *kernel.shape[:2])):
         return lambda x: strided_as_matmul(x, kernel, stride) + bias
     if stride == 1 and min(kernel.shape[:2]) >= max(input_size):
         matrix = as_matrix(kernel, input_size)
         return lambda x: (x.reshape(-1) @ matrix).reshape(*input_size, -1) + bias
-    return lambda x: input_gradient_only(x, kernel, stride) + bias
-
-
-def plain_form(kernel: Kernel, bias: Float[Array, " O"], stride: int, input_size: tuple[int, int]) -> Convolution:
-    """`x -> conv(x, kernel) + bias` (padding SAME) as XLA has it, for gradients with respect to everything outside of loops."""
-    return lambda x: plain(x, kernel, stride) + bias
+    return None
 
 
 Form = Callable[[Kernel, Float[Array, " O"], int, tuple[int, int]], Convolution]
@@ -75,13 +83,16 @@ def as_matrix(kernel: Kernel, input_size: tuple[int, int]) -> Float[Array, "HWI 
     For a kernel as large as the map it has about as many products as the convolution itself, at the speed of a matrix product.
     """
     (height, width), (kh, kw, channels, outputs) = input_size, kernel.shape
-    (top, _), (left, _) = same_padding(height, kh, 1), same_padding(width, kw, 1)
-    row_tap = jnp.arange(height)[:, None] - jnp.arange(height)[None, :] + top  # kernel row that joins input row i to output row o
-    column_tap = jnp.arange(width)[:, None] - jnp.arange(width)[None, :] + left
-    inside = ((row_tap >= 0) & (row_tap < kh))[:, :, None, None] & ((column_tap >= 0) & (column_tap < kw))[None, None]
-    taps = kernel[jnp.clip(row_tap, 0, kh - 1)[:, :, None, None], jnp.clip(column_tap, 0, kw - 1)[None, None]]
-    taps = jnp.where(inside[..., None, None], taps, 0.0)  # [in row, out row, in column, out column, I, O]
-    return taps.transpose(0, 2, 4, 1, 3, 5).reshape(height * width * channels, height * width * outputs)
+    rows, columns = _taps(height, kh), _taps(width, kw)
+    matrix = jnp.einsum("iou,jpv,uvcd->ijcopd", rows, columns, kernel)
+    return matrix.reshape(height * width * channels, height * width * outputs)
+
+
+def _taps(size: int, width: int) -> Float[Array, "in out tap"]:
+    """1 where kernel tap u joins input i to output o along an axis, u = i - o + padding before; else 0."""
+    before, _ = same_padding(size, width, 1)
+    i, o, u = np.ogrid[:size, :size, :width]
+    return (u == i - o + before).astype(np.float32)
 
 
 def mean_over_positions(kernel: Kernel, stride: int, input_size: tuple[int, int]) -> Float[Array, "H W I O"]:

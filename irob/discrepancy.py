@@ -73,8 +73,8 @@ def top_k_pixels(clean_maps: Maps, k: int) -> PixelSet:
 
 
 def l1_norm(difference: Maps) -> ClassWeights:
-    """`sum_u |d_c(u)|` for each class."""
-    return jnp.sum(jnp.abs(difference), axis=(0, 1))
+    """`sum_u |d_c(u)|` for each class; its gradient at 0 is 0 (that of `jnp.abs` is 1)."""
+    return jnp.sum(difference * jnp.sign(difference), axis=(0, 1))
 
 
 def l2_norm(difference: Maps) -> ClassWeights:

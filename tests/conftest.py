@@ -7,12 +7,16 @@ import sys
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import hypothesis
 import jaxtyping
 import numpy as np
 import pytest
 
 hook = jaxtyping.install_import_hook("irob", "beartype.beartype")
 hook.__enter__()
+
+hypothesis.settings.register_profile("irob", deadline=None, max_examples=40)
+hypothesis.settings.load_profile("irob")
 
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -38,3 +42,10 @@ def small():
     params = network.initial_params(seed=1)
     params["conv_2"]["bias"] = np.random.default_rng(2).normal(size=100).astype(np.float32)
     return network, params
+
+
+@pytest.fixture(scope="session")
+def commands():
+    from commands import Commands
+
+    return Commands()

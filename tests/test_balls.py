@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.optimize
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -20,7 +20,6 @@ def length(d, norm):
 
 
 @pytest.mark.parametrize("norm", irob.BALLS)
-@settings(deadline=None)
 @given(x=images, y=anywhere, eps=radii)
 def test_projection_is_inside_idempotent_and_leaves_the_inside_alone(norm, x, y, eps):
     ball = irob.BALLS[norm](eps)
@@ -53,7 +52,6 @@ def test_projection_is_the_nearest_point(norm, seed):
 
 
 @pytest.mark.parametrize("norm", irob.BALLS)
-@settings(deadline=None)
 @given(x=images, eps=radii, seed=st.integers(0, 99))
 def test_random_points_are_inside(norm, x, eps, seed):
     z = irob.BALLS[norm](eps).random_point(jax.random.key(seed), jnp.asarray(x))

@@ -68,6 +68,7 @@ def test_unknown_variants(variant, message):
 )
 def test_bad_fields_are_named_with_the_mend(field, value, message):
     config = get_config("mnist")
+    config.batch_size = 48
     parent = config
     *path, last = field.split(".")
     for part in path:

@@ -16,7 +16,7 @@ def case(size, width, inputs, outputs, random):
 
 
 @pytest.mark.parametrize(("size", "width", "stride", "inputs", "outputs"), CASES)
-def test_plain_form_is_scipys_correlation(size, width, stride, inputs, outputs, random):
+def test_training_form_is_scipys_correlation(size, width, stride, inputs, outputs, random):
     x, kernel, bias = case(size, width, inputs, outputs, random)
     total = max((-(-size // stride) - 1) * stride + width - size, 0)
     padded = np.pad(x, [(total // 2, total - total // 2)] * 2 + [(0, 0)])
@@ -24,13 +24,27 @@ def test_plain_form_is_scipys_correlation(size, width, stride, inputs, outputs, 
         sum(scipy.signal.correlate2d(padded[..., i], kernel[..., i, o], "valid") for i in range(inputs))[::stride, ::stride] + bias[o]
         for o in range(outputs)
     ], axis=-1)  # fmt: skip
-    np.testing.assert_allclose(convolutions.plain_form(kernel, bias, stride, (size, size))(x), expected, rtol=1e-4, atol=1e-4)
+    for found in (convolutions.plain(x, kernel, stride) + bias, convolutions.training_form(kernel, bias, stride, (size, size))(x)):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("size", "width", "stride", "inputs", "outputs"), CASES)
-def test_loop_form_has_the_values_and_input_gradients_of_the_plain_one(size, width, stride, inputs, outputs, random):
+def test_training_form_has_the_kernel_gradients_of_xlas(size, width, stride, inputs, outputs, random):
     x, kernel, bias = case(size, width, inputs, outputs, random)
-    plain, looped = (form(kernel, bias, stride, (size, size)) for form in (convolutions.plain_form, convolutions.loop_form))
+    cotangent = random.normal(size=convolutions.plain(x, kernel, stride).shape).astype(np.float32)
+    ours = jax.grad(lambda k: jnp.sum(convolutions.training_form(k, bias, stride, (size, size))(x) * cotangent))(kernel)
+    xlas = jax.grad(lambda k: jnp.sum(convolutions.plain(x, k, stride) * cotangent))(kernel)
+    np.testing.assert_allclose(ours, xlas, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("size", "width", "stride", "inputs", "outputs"), CASES)
+def test_loop_form_has_the_values_and_input_gradients_of_xlas(size, width, stride, inputs, outputs, random):
+    x, kernel, bias = case(size, width, inputs, outputs, random)
+    looped = convolutions.loop_form(kernel, bias, stride, (size, size))
+
+    def plain(x):
+        return convolutions.plain(x, kernel, stride) + bias
+
     np.testing.assert_allclose(looped(x), plain(x), rtol=1e-4, atol=1e-4)
     cotangent = random.normal(size=plain(x).shape).astype(np.float32)
     gradients = [jax.grad(lambda x, f=f: jnp.sum(f(x) * cotangent))(x) for f in (looped, plain)]
@@ -56,7 +70,7 @@ def test_second_derivatives_exist(size, width, stride, inputs, outputs, random):
         inner = jax.grad(lambda x: jnp.sum(form(kernel, bias, stride, (size, size))(x) ** 2))
         return jax.grad(lambda x: jnp.sum(inner(x) ** 2))(x)
 
-    np.testing.assert_allclose(gradient_norm(convolutions.loop_form), gradient_norm(convolutions.plain_form), rtol=1e-3, atol=1.0)
+    np.testing.assert_allclose(gradient_norm(convolutions.loop_form), gradient_norm(convolutions.training_form), rtol=1e-3, atol=1.0)
 
 
 def test_kernel_gradients_are_refused(random):

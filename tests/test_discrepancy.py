@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -80,7 +80,6 @@ def test_bad_arguments(call, message):
         call()
 
 
-@settings(deadline=None)
 @given(hnp.arrays(np.float32, (2, 3, 2, 4), elements=st.floats(-100, 100, width=32)), st.integers(0, 3), st.integers(0, 3))
 def test_proposition_1_holds_whenever_the_target_wins(pair, label, target):
     """Any maps at all: the bound needs nothing but completeness."""

@@ -1,4 +1,3 @@
-import itertools
 
 import jax
 import jax.numpy as jnp
@@ -132,7 +131,7 @@ def test_step_sizes():
         irob.pgd(jnp.sum, irob.LInf(0.1), jnp.zeros((1, 1, 1)), step_sizes=jnp.zeros(0))
 
 
-@pytest.mark.parametrize("pair", itertools.combinations([0.05, 0.1, 0.2], 2))
+@pytest.mark.parametrize("pair", [(0.05, 0.1), (0.1, 0.2)])
 def test_more_room_never_weakens_a_linear_attack(pair, random):
     w, objective = linear(random)
     x = jnp.full(w.shape, 0.5)

@@ -116,7 +116,7 @@ class L1(NamedTuple):
 def _largest(fits: Callable[[Array], Array], upper: Array, halvings: int = 30) -> Array:
     """The largest s in [0, upper] with `fits(s)`, a condition that holds at 0 and is monotone in s (to float32 precision, by bisection)."""
 
-    def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: Array | int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bracket
         middle = 0.5 * (low + high)
         good = fits(middle)

@@ -1,3 +1,5 @@
+"""The command lines, run as a user would run them."""
+
 import os
 import pathlib
 import signal
@@ -5,10 +7,7 @@ import subprocess
 import sys
 import time
 
-import pytest
-
-ROOT = pathlib.Path(__file__).parent.parent.parent
-DIGITS = "experiments/configs/digits.py"
+ROOT = pathlib.Path(__file__).parent.parent
 
 
 class Commands:
@@ -47,8 +46,3 @@ class Commands:
             time.sleep(0.01)
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
-
-
-@pytest.fixture(scope="session")
-def commands():
-    return Commands()

@@ -1,0 +1,51 @@
+"""Every command and every Python example of the documents runs."""
+
+import doctest
+import re
+import shlex
+
+import pytest
+from conftest import ROOT
+
+DOCUMENTS = ("README.md", "BUILD.md")
+CI = {"pip install -e . && python -m experiments.quickstart --workdir runs/quickstart", "pip install -e '.[test]' && pytest"}
+
+
+def commands_of(document):
+    text = (ROOT / document).read_text()
+    return re.findall(r"^(?: {4})?((?:pip|python) .*)$", text, flags=re.MULTILINE)
+
+
+def tiny(command, tmp_path):
+    """The same command at the size of a test."""
+    command = command.replace("runs/", f"{tmp_path}/").replace(",tiny", "")
+    command = re.sub(r"(configs/\w+\.py:\w+)", r"\1,tiny", command).replace("configs/mnist.py", "configs/digits.py")
+    command = re.sub(r" --config\.num_steps=\S+| --config\.(learning_rate|eps_ramp)\S*", "", command)
+    if "evaluate" in command and "paper" not in command:
+        command = re.sub(r" --num_examples \d+", "", command) + " --num_examples 8 --eps 0,0.1"
+    return command
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_commands(document, tmp_path, commands):
+    """In their order: an evaluation finds what a training before it left."""
+    found = [c for c in commands_of(document) if c not in CI]
+    assert found
+    for command in found:
+        python, *arguments = shlex.split(tiny(command, tmp_path), comments=True)
+        assert python == "python" and arguments[0] == "-m" and arguments[1].startswith("experiments."), command
+        module = arguments[1].removeprefix("experiments.")
+        if module == "prepare_data":
+            out, _ = commands.run(module, "--help", code=1)  # it needs TensorFlow and the network, but its flags exist
+            assert all(re.search(rf"{flag}\\b", out) for flag in arguments[2:] if flag.startswith("--"))
+        else:
+            commands.run(module, *arguments[2:])
+
+
+def test_the_first_two_commands_are_those_that_ci_and_the_quickstart_test_run():
+    assert commands_of("README.md")[:2] == sorted(CI)
+
+
+def test_examples_in_python():
+    results = doctest.testfile(str(ROOT / "README.md"), module_relative=False, optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
+    assert results.attempted > 5 and results.failed == 0
