@@ -95,7 +95,9 @@ class Checkpoints:
             raise _unreadable(step, self.directory, error) from error
         state = jax.tree.map(np.asarray, state)
         if damaged := [name for name, digest in checksums(state).items() if digest != metadata["sha256"][name]]:
-            raise UserError(f"checkpoint {step} in {self.directory} is damaged: {damaged[0]} does not match its checksum; choose another --step")
+            raise UserError(
+                f"checkpoint {step} in {self.directory} is damaged: {damaged[0]} does not match its checksum; choose another --step"
+            )
         return Restored(state, metadata, step)
 
     def _step(self, which: str | int) -> int:

@@ -10,7 +10,7 @@ import os
 import pathlib
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -88,9 +88,9 @@ def find(name: str) -> Dataset:
     return DATASETS[name]
 
 
-def to_unit(images: jax.Array) -> jax.Array:
+def to_unit(images: jax.Array | np.ndarray) -> jax.Array:
     """uint8 pixels to float32 in [0, 1]."""
-    return images.astype(jnp.float32) / 255.0
+    return jnp.asarray(images, jnp.float32) / 255.0
 
 
 def hold_out(whole: Images, split: str, validation: int) -> Images:
@@ -115,7 +115,9 @@ def load_digits(split: str, data_dir: str | None) -> Images:
     chosen = {"train": train, "validation": validation, "test": test}[split]
     grey = jax.image.resize(digits.images[chosen].astype(np.float32) / 16.0, (len(chosen), 28, 28), "bilinear")
     images = np.asarray(jnp.round(255.0 * jnp.clip(grey, 0.0, 1.0)).astype(jnp.uint8))[..., None]
-    return Images(images, digits.target[chosen].astype(np.int32), {"name": "digits", "from": "sklearn.datasets.load_digits, 28 x 28 bilinear"})
+    return Images(
+        images, digits.target[chosen].astype(np.int32), {"name": "digits", "from": "sklearn.datasets.load_digits, 28 x 28 bilinear"}
+    )
 
 
 # --- tfds, in memory ------------------------------------------------------------------------------------------------------------------------
@@ -167,8 +169,8 @@ def cache_dir() -> pathlib.Path:
 
 def digest(images: np.ndarray, labels: np.ndarray) -> str:
     """SHA-256 of the pixels and labels."""
-    hasher = hashlib.sha256(np.ascontiguousarray(images))
-    hasher.update(np.ascontiguousarray(labels))
+    hasher = hashlib.sha256(images.tobytes())
+    hasher.update(labels.tobytes())
     return hasher.hexdigest()
 
 
@@ -255,7 +257,7 @@ def imagenet_group(label: int) -> int:
 
 
 def load_restricted_imagenet(split: str, data_dir: str | None) -> Stream:
-    """tfds imagenet2012 through the nine groups, resized bilinearly to 224 x 224 (aspect not kept, as in the paper).
+    """Tfds imagenet2012 through the nine groups, resized bilinearly to 224 x 224 (aspect not kept, as in the paper).
 
     Test is ImageNet's validation split; validation is held out of the training split (at most a fifth of it).
     """
@@ -321,7 +323,7 @@ def batch_indices(n: int, batch_size: int, seed: int, step: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(n)[batch * batch_size : (batch + 1) * batch_size]
 
 
-def training_batches(split: Split, batch_size: int, seed: int, step: int) -> Iterator[Any]:
+def training_batches(split: Split, batch_size: int, seed: int, step: int) -> Generator[Any]:
     """Sharded (images, labels) of this and all following steps.
 
     Images in memory are copied to the devices once and gathered there; a stream is read two batches ahead in the background.

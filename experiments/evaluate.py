@@ -163,7 +163,9 @@ def define_flags() -> None:
     flags.DEFINE_string("step", "latest", "checkpoint: latest, best (robust validation accuracy) or a number")
     flags.DEFINE_list("eps", None, "ladder of eps, e.g. 0,0.1,8/255 (default: that of the config)")
     flags.DEFINE_integer("num_examples", None, "only the first ones of the test split (standard protocol)")
-    flags.DEFINE_integer("batch_size", None, "images at a time on a device (default: 50 on CPU, 500 elsewhere); results do not depend on it")
+    flags.DEFINE_integer(
+        "batch_size", None, "images at a time on a device (default: 50 on CPU, 500 elsewhere); results do not depend on it"
+    )
     flags.DEFINE_string("out", None, "result file (default: WORKDIR/PROTOCOL_STEP.json)")
     flags.DEFINE_bool("overwrite", False, "replace an existing result file")
     flags.DEFINE_string("data_dir", None, "where tfds data sets lie (default: $TFDS_DATA_DIR or tfds's own)")

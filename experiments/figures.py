@@ -1,7 +1,7 @@
 """Figures, drawn from results and arrays, written as PNG."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -39,14 +39,16 @@ def accuracy_against_eps(results: Sequence[dict[str, Any]], file: pathlib.Path) 
     _save(figure, file)
 
 
-def maps(samples: dict[str, Sequence[Sample]], eps: float, file: pathlib.Path) -> None:
+def maps(samples: Mapping[str, Sequence[Sample]], eps: float, file: pathlib.Path) -> None:
     """For each method a row of image, its map, the attacked image, its map; one block of columns per image.
 
     Red speaks for the true class, blue against it; one scale per method.
     """
     methods = list(samples)
     count = len(samples[methods[0]])
-    figure, axes = plt.subplots(len(methods), 4 * count, figsize=(1.25 * 4 * count, 1.75 * len(methods)), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        len(methods), 4 * count, figsize=(1.25 * 4 * count, 1.75 * len(methods)), squeeze=False, layout="constrained"
+    )
     for row, method in zip(axes, methods, strict=True):
         scale = max(np.abs(sample.clean_map).max() for sample in samples[method])
         for i, sample in enumerate(samples[method]):

@@ -80,7 +80,7 @@ def first(tree: Any) -> Any:
 
 
 def share(indices: np.ndarray) -> np.ndarray:
-    """This process's part of the rows of a batch."""
+    """The part of the rows of a batch that belongs to this process."""
     return np.split(indices, jax.process_count())[jax.process_index()]
 
 

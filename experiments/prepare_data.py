@@ -43,7 +43,11 @@ def prepare(dataset: str, data_dir: str | None, raw_dir: str | None) -> str:
     try:
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=raw))
     except Exception as error:  # tfds raises many kinds: no network, a missing file, a checksum that does not match
-        advice = "give --raw_dir if there is no network" if raw_dir is None else f"{raw_dir} must hold the original files under their original names"
+        advice = (
+            "give --raw_dir if there is no network"
+            if raw_dir is None
+            else f"{raw_dir} must hold the original files under their original names"
+        )
         raise UserError(f"{dataset} could not be prepared: {' '.join(str(error).split())[:300]}; {advice}") from error
     counts = [f"{len(data.load(dataset, split, data_dir).labels)} {split}" for split in ("train", "validation", "test")]
     return f"{dataset}: {', '.join(counts)} images in {builder.data_path}"

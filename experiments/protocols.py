@@ -160,7 +160,9 @@ class Evaluator:
         shared = (self.params, np.full(devices, eps, np.float32), np.stack([np.asarray(jax.random.key_data(start_key))] * devices))
         correct, distance, inside = parallel.map_examples(check, shared, fetch, indices, self.batch_size)
         if not (inside.all() and (distance <= eps * (1 + 1e-5) + 1e-6).all()):
-            raise RuntimeError(f"the {norm} attack left its ball of eps {eps}: largest distance {distance.max()}, all in [0, 1]: {inside.all()}")
+            raise RuntimeError(
+                f"the {norm} attack left its ball of eps {eps}: largest distance {distance.max()}, all in [0, 1]: {inside.all()}"
+            )
         return correct
 
     def ladder(self, protocol: Protocol, norm: str, eps_values: tuple[float, ...], indices: np.ndarray) -> Iterator[Outcome]:
@@ -196,9 +198,9 @@ def attack_check(network: CAMNetwork, attack: Attack) -> Callable[..., Any]:
     What the attack returns is judged again by the plain form of the network.
     """
 
-    def check(shared: tuple[Params, Array, Array], images: Array, labels: Array, indices: Array) -> tuple[Array, Array, Array]:
+    def check(shared: tuple[Params, Array, Array], images: Array, labels: Array, indices: Array) -> tuple[Scalar, Scalar, Array]:
         params, eps, key_data = shared
-        key = jax.random.wrap_key_data(key_data)
+        key = jax.random.wrap_key_data(jnp.asarray(key_data))
         ball = BALLS[attack.norm](eps)
         explain = network.attack_form(params)
         step_sizes = attack.step_sizes(eps, attack.steps)

@@ -92,21 +92,23 @@ def explained(config: "ml_collections.ConfigDict", params: Any) -> "list[Sample]
     for image, image_adv, label in zip(x, x_adv, labels, strict=True):
         clean, attacked = network.explain(params, image), network.explain(params, image_adv)
         clean_map, attacked_map = clean.maps[..., label], attacked.maps[..., label]
-        taken_for = [names[int(e.logits.argmax())] for e in (clean, attacked)]
+        taken_for, then_for = (names[int(e.logits.argmax())] for e in (clean, attacked))
         tau = float(irob.kendall_tau(clean_map, attacked_map))
-        samples.append(Sample(image, np.asarray(clean_map), np.asarray(image_adv), np.asarray(attacked_map), *taken_for, tau))
+        samples.append(Sample(image, np.asarray(clean_map), np.asarray(image_adv), np.asarray(attacked_map), taken_for, then_for, tau))
     return samples
 
 
 def table(results: list[dict[str, Any]]) -> str:
     """Method x eps, accuracy with its 95% interval."""
     eps = [record["eps"] for record in results[0]["records"]]
-    lines = ["method  " + "".join(f"eps {e:<16g}" for e in eps)]
+    lines = ["method  " + "".join(f"eps {e:<18g}" for e in eps)]
     for result in results:
-        cells = "".join("{value:.3f} [{ci95[0]:.3f}, {ci95[1]:.3f}]".format(**record).ljust(20) for record in result["records"])
+        cells = "".join("{value:.3f} [{ci95[0]:.3f}, {ci95[1]:.3f}]".format(**record).ljust(22) for record in result["records"])
         lines.append(f"{result['method']:8}{cells}")
     first = results[0]
-    lines.append(f"Accuracy [95% interval], {first['n']} test images of {first['data']['name']} ({first['data']['from']}), seed {first['seed']}.")
+    lines.append(
+        f"Accuracy [95% interval], {first['n']} test images of {first['data']['name']} ({first['data']['from']}), seed {first['seed']}."
+    )
     lines.append(f"Attack: {first['protocol']['description']}.")
     return "\n".join(lines)
 

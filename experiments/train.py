@@ -56,13 +56,13 @@ class Totals(NamedTuple):
     first_bad: Array
 
 
-def eps_at(config: "ml_collections.ConfigDict", step: Array) -> Scalar:
+def eps_at(config: "ml_collections.ConfigDict", step: Array | np.integer) -> Scalar:
     """`eps clip((step - s0) / (s1 - s0), 0, 1)` with the two steps of `config.eps_ramp`."""
     start, end = config.eps_ramp
     return config.eps * jnp.clip((step - start) / max(end - start, 1), 0.0, 1.0)
 
 
-def learning_rate_at(config: "ml_collections.ConfigDict", step: Array) -> Scalar:
+def learning_rate_at(config: "ml_collections.ConfigDict", step: Array | np.integer) -> Scalar:
     """The learning rate, divided by 10 after each of `config.learning_rate_drops`."""
     drops = sum((jnp.asarray(step > drop, jnp.float32) for drop in config.learning_rate_drops), start=jnp.float32(0.0))
     return config.learning_rate * 0.1**drops
@@ -107,7 +107,7 @@ def make_step(config: "ml_collections.ConfigDict", network: CAMNetwork, defense:
         if defense.inner is None:
             x_adv = x
         else:
-            step_key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+            step_key = jax.random.fold_in(jax.random.wrap_key_data(jnp.asarray(state.key)), state.step)
             keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, parallel.positions(len(labels)))
             x_adv = jax.lax.cond(eps > 0.0, lambda: attack(state.params, x, labels, keys, eps), lambda: x)
 

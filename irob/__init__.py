@@ -38,6 +38,8 @@ __version__ = "0.1.0"
 __all__ = [
     "BALLS",
     "DEFENSES",
+    "L1",
+    "L2",
     "NETWORKS",
     "NORMS",
     "AttackResult",
@@ -47,8 +49,6 @@ __all__ = [
     "Defense",
     "Explain",
     "Explanation",
-    "L1",
-    "L2",
     "LInf",
     "Objective",
     "PoolCNN",

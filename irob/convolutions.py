@@ -1,12 +1,13 @@
 """Forms of one convolution, chosen for where it is to run.
 
-XLA on CPU rewrites a convolution to its fast library form only outside of loops; inside `lax.scan` the gradient with respect to the input, as autodiff
-writes it, runs ten times slower. An attack needs that gradient alone and holds its kernels fixed, so a convolution can be prepared once, before
+XLA on CPU rewrites a convolution to its fast library form only outside of loops; inside `lax.scan` the gradient with respect to the input,
+as autodiff writes it, runs ten times slower. An attack needs that gradient alone and holds its kernels fixed, so a convolution can be prepared once, before
 the loop, as something that runs well there: `loop_form`. Outside, matrix products still beat convolutions of some shapes: `training_form`. Nothing
 else in the project chooses.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +66,8 @@ def same_padding(size: int, width: int, stride: int) -> tuple[int, int]:
 
 def strided_as_matmul(x: Float[Array, "H W I"], kernel: Kernel, stride: int) -> Float[Array, "h w O"]:
     """A convolution whose stride s divides kernel and image: blocks of s x s pixels become channels (space to depth), the kernel shrinks to
-    k/s with stride 1, and its shifted copies side by side make one matrix product."""
+    k/s with stride 1, and its shifted copies side by side make one matrix product.
+    """
     (kh, kw, channels, outputs), s = kernel.shape, stride
     padding = [same_padding(n, k, s) for n, k in zip(x.shape[:2], (kh, kw), strict=True)]
     padded = jnp.pad(x, (*padding, (0, 0)))
@@ -111,22 +113,24 @@ def input_gradient_only(x: Float[Array, "H W I"], kernel: Kernel, stride: int) -
     return _input_gradient_only(x, kernel, stride)
 
 
-def _batch_of_one(x: Array, kernel: Array, strides: tuple[int, int], padding: object, dilation: tuple[int, int] = (1, 1)) -> Array:
+def _batch_of_one(
+    x: Array, kernel: Array, strides: tuple[int, int], padding: str | Sequence[tuple[int, int]], dilation: tuple[int, int] = (1, 1)
+) -> Array:
     return jax.lax.conv_general_dilated(
-        x[None], kernel, strides, padding, lhs_dilation=dilation, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        jnp.asarray(x)[None], jnp.asarray(kernel), strides, padding, lhs_dilation=dilation, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )[0]
 
 
 _input_gradient_only = jax.custom_vjp(plain, nondiff_argnums=(2,))
 
 
-def _forward(x, kernel, stride):
+def _forward(x: Any, kernel: Any, stride: int) -> tuple[Array, Any]:
     if kernel.perturbed:
         raise ValueError("the attack form of a network gives gradients with respect to its input only: use explain(params, x) instead")
     return plain(x.value, kernel.value, stride), (x.value.shape, kernel.value)
 
 
-def _backward(stride, residuals, cotangent):
+def _backward(stride: int, residuals: Any, cotangent: Any) -> tuple[Array, None]:
     shape, kernel = residuals
     padding = []
     for size, width in zip(shape[:2], kernel.shape[:2], strict=True):

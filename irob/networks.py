@@ -163,7 +163,8 @@ class CAMNetwork(nn.Module):
         mean over positions of the folded convolution: whoever asks for logits alone does not pay for maps.
         """
         network, params = self.fold_head(params)
-        convs, size = [], network.input_shape[:2]
+        convs: list[convolutions.Convolution] = []
+        size = network.input_shape[:2]
         for layer in network.layers:
             step = layer.stride if isinstance(layer, Conv) else layer.width
             if isinstance(layer, Conv):
@@ -178,7 +179,8 @@ class CAMNetwork(nn.Module):
 
         if network is self:
             return ending_in_features
-        reading = convolutions.mean_over_positions(kernel, network.layers[-1].stride, before)
+        assert isinstance(layer, Conv)
+        reading = convolutions.mean_over_positions(kernel, layer.stride, before)
 
         def ending_in_convolution(x: Image) -> Explanation:
             h = nn.relu(_run(network.layers[:-1], convs[:-1], self._checked(x)))
@@ -258,4 +260,5 @@ def create(name: str, input_shape: tuple[int, int, int], num_classes: int) -> CA
         raise ValueError(f"network {name!r} halves the image twice: its sides must be multiples of 4, got {input_shape[:2]}")
     if num_classes < 2:
         raise ValueError(f"num_classes must be at least 2, got {num_classes}")
-    return NETWORKS[name](tuple(input_shape), num_classes)
+    height, width, colours = input_shape
+    return NETWORKS[name]((height, width, colours), num_classes)

@@ -54,7 +54,7 @@ def test_truncated_arrays(tmp_path):
     for file in array_files(tmp_path, 1):
         if file.is_file():
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    with Checkpoints(tmp_path, read_only=True) as checkpoints, pytest.raises(UserError, match="cannot be read|damaged"):
+    with Checkpoints(tmp_path, read_only=True) as checkpoints, pytest.raises(UserError, match=r"cannot be read|damaged"):
         checkpoints.restore("latest", state())
 
 

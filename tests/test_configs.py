@@ -51,19 +51,19 @@ def test_unknown_variants(variant, message):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("method", "fancy", "config.method = 'fancy': choose one of"),
-        ("network", "vgg", "config.network = 'vgg': choose one of"),
+        ("method", "fancy", r"config.method = 'fancy': choose one of"),
+        ("network", "vgg", r"config.network = 'vgg': choose one of"),
         ("eps", 1.5, r"config.eps = 1.5: must be in \[0, 1\]"),
-        ("eps", -0.1, "config.eps = -0.1"),
-        ("num_steps", 0, "config.num_steps = 0: must be positive"),
-        ("attack.num_steps", -1, "config.attack.num_steps = -1: must be positive"),
-        ("attack.step_size", 0.0, "config.attack.step_size = 0.0"),
-        ("attack.norm", "l7", "config.attack.norm = 'l7'"),
+        ("eps", -0.1, r"config.eps = -0.1"),
+        ("num_steps", 0, r"config.num_steps = 0: must be positive"),
+        ("attack.num_steps", -1, r"config.attack.num_steps = -1: must be positive"),
+        ("attack.step_size", 0.0, r"config.attack.step_size = 0.0"),
+        ("attack.norm", "l7", r"config.attack.norm = 'l7'"),
         ("batch_size", 9, "divisible by the number of devices, 4: 8 would do"),
         ("batch_size", 3, "divisible by the number of devices, 4: 4 would do"),
-        ("eps_ramp", (10, 5), "config.eps_ramp"),
-        ("learning_rate", -1.0, "config.learning_rate"),
-        ("evaluation.eps", (0.1, 3.0), "config.evaluation.eps"),
+        ("eps_ramp", (10, 5), r"config.eps_ramp"),
+        ("learning_rate", -1.0, r"config.learning_rate"),
+        ("evaluation.eps", (0.1, 3.0), r"config.evaluation.eps"),
     ],
 )
 def test_bad_fields_are_named_with_the_mend(field, value, message):
@@ -81,10 +81,10 @@ def test_bad_fields_are_named_with_the_mend(field, value, message):
 def test_options_of_another_method_are_refused():
     config = get_config("mnist", "int")
     config.method = "adv"
-    with pytest.raises(UserError, match="config.defense"):
+    with pytest.raises(UserError, match=r"config.defense"):
         common.validate(config)
 
 
 def test_changes_list_every_difference():
     old, new = {"a": 1, "b": {"c": 2, "d": 3}}, {"a": 1, "b": {"c": 4, "d": 3}, "e": 5}
-    assert common.changes(old, new) == ["config.b.c: 2 -> 4", "config.e: '(absent)' -> 5"]
+    assert common.changes(old, new) == [r"config.b.c: 2 -> 4", r"config.e: '(absent)' -> 5"]

@@ -39,7 +39,12 @@ def test_margin_is_the_lead_of_the_best_other_class(f, t):
 
 @pytest.mark.parametrize(
     ("f", "t", "expected"),
-    [([3.0, 1.0, 0.0, -1.0], 0, -2 / 3), ([3.0, 1.0, 0.0, -1.0], 1, 2 / 3), ([3.0, 1.0, 0.0, -1.0], 2, 1.0), ([3.0, 1.0, 0.0, -1.0], 3, 4 / 3)],
+    [
+        ([3.0, 1.0, 0.0, -1.0], 0, -2 / 3),
+        ([3.0, 1.0, 0.0, -1.0], 1, 2 / 3),
+        ([3.0, 1.0, 0.0, -1.0], 2, 1.0),
+        ([3.0, 1.0, 0.0, -1.0], 3, 4 / 3),
+    ],
 )
 def test_dlr_by_hand(f, t, expected):
     np.testing.assert_allclose(irob.dlr(jnp.array(f), t), expected, rtol=1e-6)

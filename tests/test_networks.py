@@ -40,12 +40,12 @@ def test_explain_is_the_linen_definition(name, shape, random):
     network = irob.create(name, shape, 10)
     params, x = network.initial_params(3), random.random(shape).astype(np.float32)
     params = jax.tree.map(lambda a: a + 0.01, params)
-    explained, defined = network.explain(params, x), network.apply({"params": params}, x)
+    explained, defined = jax.jit(lambda p: (network.explain(p, x), network.apply({"params": p}, x)))(params)
     np.testing.assert_allclose(explained.maps, defined.maps, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(explained.logits, np.mean(defined.maps, axis=(0, 1)), rtol=1e-3, atol=1e-4)
 
     def gradient(explain):
-        return jax.grad(lambda p: jnp.sum(explain(p).maps[..., 1] ** 2) + irob.cross_entropy(explain(p).logits, 3))(params)
+        return jax.jit(jax.grad(lambda p: jnp.sum(explain(p).maps[..., 1] ** 2) + irob.cross_entropy(explain(p).logits, 3)))(params)
 
     for ours, linens in zip(
         jax.tree.leaves(gradient(lambda p: network.explain(p, x))),
@@ -62,10 +62,11 @@ def test_attack_form_equals_explain_in_values_and_input_gradients(name, shape, r
     x = random.random((2, *shape)).astype(np.float32)
     attack_form = network.attack_form(params)
     for one in (lambda e: e.maps, lambda e: e.logits):
-        ours, plain = jax.vmap(lambda x, one=one: one(attack_form(x)))(x), jax.vmap(lambda x, one=one: one(network.explain(params, x)))(x)
+        ours, plain = jax.jit(jax.vmap(lambda x, one=one: (one(attack_form(x)), one(network.explain(params, x)))))(x)
         np.testing.assert_allclose(ours, plain, rtol=1e-3, atol=1e-4)
         gradients = [
-            jax.vmap(jax.grad(lambda x, f=f, one=one: jnp.sum(one(f(x)) ** 2)))(x) for f in (attack_form, lambda x: network.explain(params, x))
+            jax.jit(jax.vmap(jax.grad(lambda x, f=f, one=one: jnp.sum(one(f(x)) ** 2))))(x)
+            for f in (attack_form, lambda x: network.explain(params, x))
         ]
         np.testing.assert_allclose(*gradients, rtol=1e-3, atol=1e-4 * np.abs(gradients[1]).max())
 

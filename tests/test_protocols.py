@@ -1,3 +1,5 @@
+import itertools
+
 import authors_weights
 import jax
 import numpy as np
@@ -42,7 +44,7 @@ def test_accuracy_falls_along_the_ladder(network, digits):
     found = outcomes(network, digits)
     assert found[0].correct.mean() > 0.7
     assert found[-1].correct.mean() < found[0].correct.mean()
-    for weaker, stronger in zip(found, found[1:], strict=False):
+    for weaker, stronger in itertools.pairwise(found):
         assert not np.any(stronger.correct & ~weaker.correct)
 
 
@@ -68,7 +70,9 @@ def test_paper_protocol_is_a_plain_loop(network, digits):
     for eps in (0.05, 0.1):
         x_adv = x.copy()
         for _ in range(20):
-            x_adv = np.clip(np.clip(x_adv + np.float32(0.01) * np.sign(gradient(x_adv, digits.labels)), x - np.float32(eps), x + np.float32(eps)), 0, 1)
+            x_adv = np.clip(
+                np.clip(x_adv + np.float32(0.01) * np.sign(gradient(x_adv, digits.labels)), x - np.float32(eps), x + np.float32(eps)), 0, 1
+            )
         expected = np.argmax(jax.vmap(lambda x: net.explain(params, x).logits)(x_adv), axis=1) == digits.labels
         (_, found) = outcomes(network, digits, protocol=protocol, eps=(0.0, eps))
         assert np.sum(found.correct != expected) <= 1
@@ -96,7 +100,11 @@ def test_choosing_examples():
     standard, paper = protocols.PROTOCOLS["standard"], protocols.PROTOCOLS["paper"]
     np.testing.assert_array_equal(protocols.chosen(standard, 50, 7), np.arange(7))
     assert len(protocols.chosen(standard, 50, None)) == 50
-    for protocol, n, message in ((paper, 10, "its own 200 images"), (standard, 51, r"must be in 1\.\.50"), (standard, 0, r"must be in 1\.\.50")):
+    for protocol, n, message in (
+        (paper, 10, "its own 200 images"),
+        (standard, 51, r"must be in 1\.\.50"),
+        (standard, 0, r"must be in 1\.\.50"),
+    ):
         with pytest.raises(UserError, match=message):
             protocols.chosen(protocol, 50, n)
 

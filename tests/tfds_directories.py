@@ -23,10 +23,8 @@ def write(name, splits, out):
     def generate_examples(self, split):
         yield from splits[split]
 
-    def no_info(self):
-        return self.create_dataset_info(features=features, supervised_keys=("image", "label"))
-
-    features = tfds.features.FeaturesDict({"image": tfds.features.Image(), "label": tfds.features.ClassLabel(num_classes=1000), "file_name": tfds.features.Text()})
+    image, label, file_name = tfds.features.Image(), tfds.features.ClassLabel(num_classes=1000), tfds.features.Text()
+    features = tfds.features.FeaturesDict({"image": image, "label": label, "file_name": file_name})
     body = {"__module__": released.__module__, "_split_generators": split_generators, "_generate_examples": generate_examples}
     if name == "imagenet2012":
         body |= {"_info": lambda self: self.dataset_info_from_configs(features=features), "MANUAL_DOWNLOAD_INSTRUCTIONS": None}

@@ -1,6 +1,6 @@
 """Fashion-MNIST (55,000 / 5,000 / 10,000 images, 28 x 28 x 1) under the paper's MNIST schedule with a third of its eps.
 
-    python -m experiments.train --config experiments/configs/fashion_mnist.py:int --workdir runs/fashion_int
+python -m experiments.train --config experiments/configs/fashion_mnist.py:int --workdir runs/fashion_int
 """
 
 import ml_collections

@@ -97,7 +97,8 @@ class L1(NamedTuple):
 
     def ascend(self, x_adv: Image, gradient: Image, step_size: Scalar) -> Image:
         """The best point of the l1 ball of radius step_size around x' within the box: pixels are moved in the order of |g|, each as far
-        as the box lets it, until step_size is spent. (Without the box only one pixel would move, and soon be stuck at its end.)"""
+        as the box lets it, until step_size is spent. (Without the box only one pixel would move, and soon be stuck at its end.)
+        """
         room = jnp.where(gradient > 0.0, 1.0 - x_adv, x_adv) * (gradient != 0.0)
         order = jnp.argsort(-jnp.abs(gradient).reshape(-1))
         sorted_room = jnp.take(room.reshape(-1), order)

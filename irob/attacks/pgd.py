@@ -1,7 +1,7 @@
 """Projected gradient ascent on any objective, inside any ball."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +54,7 @@ def pgd(
     [0.75, 0.25]
     """
 
-    def step(x_adv: Image, size: Scalar) -> tuple[Image, None]:
+    def step(x_adv: Image, size: Any) -> tuple[Image, None]:
         return ball.project(ball.ascend(x_adv, jax.grad(objective)(x_adv), size), x), None
 
     x_adv, _ = jax.lax.scan(step, _start(start, x), _checked(step_sizes))
@@ -83,7 +83,7 @@ def best_of_pgd(
         higher = score > best.score
         return AttackResult(jnp.where(higher, x_adv, best.x_adv), jnp.where(higher, score, best.score))
 
-    def step(state: tuple[Image, AttackResult], size: Scalar) -> tuple[tuple[Image, AttackResult], None]:
+    def step(state: tuple[Image, AttackResult], size: Any) -> tuple[tuple[Image, AttackResult], None]:
         x_adv, best = state
         gradient, score = jax.grad(objective, has_aux=True)(x_adv)
         best = better(best, x_adv, score)

@@ -17,7 +17,10 @@ TINY = ("--config", "experiments/configs/digits.py:int,tiny")
         ((*TRAIN, *TINY, "--config.batch_size=many"), "batch_size"),
         ((*TRAIN, *TINY, "--config.eps=2.0"), "config.eps = 2.0: must be in [0, 1]"),
         ((*TRAIN, *TINY, "--config.dataset=svhn"), "unknown data set 'svhn'"),
-        ((*TRAIN, "--config", "experiments/configs/cifar10.py", "--data_dir", "/nowhere"), "run python -m experiments.prepare_data --dataset cifar10"),
+        (
+            (*TRAIN, "--config", "experiments/configs/cifar10.py", "--data_dir", "/nowhere"),
+            "run python -m experiments.prepare_data --dataset cifar10",
+        ),
         ((*TRAIN,), "config"),
         ((*TRAIN, *TINY, "stray"), "unexpected argument 'stray'"),
         (("evaluate", "--workdir", "/nowhere"), "there are no checkpoints in /nowhere"),

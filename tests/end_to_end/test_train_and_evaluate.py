@@ -54,21 +54,35 @@ def test_eight_devices_train_and_evaluate_like_one(commands, uninterrupted, tmp_
     assert one["n"] == 37
 
 
-def test_two_processes_train_like_one(commands, uninterrupted, tmp_path):
+def free_address():
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    shared = (*CONFIG, "--workdir", tmp_path, "--coordinator", address, "--num_processes", 2)
-    processes = [commands.start("train", *shared, "--process_id", i) for i in range(2)]
-    for process in processes:
+        return f"localhost:{free.getsockname()[1]}"
+
+
+def on_two_processes(commands, module, *arguments):
+    shared = ("--coordinator", free_address(), "--num_processes", 2)
+    for process in [commands.start(module, *arguments, *shared, "--process_id", i) for i in range(2)]:
         commands.finish(process)
+
+
+def test_two_processes_go_on_train_and_evaluate_like_one(commands, uninterrupted, tmp_path):
+    commands.train_until_killed(tmp_path / "checkpoints" / "4", *CONFIG, "--workdir", tmp_path)
+    on_two_processes(commands, "train", *CONFIG, "--workdir", tmp_path)
     assert_equal_up_to_rounding(final_state(tmp_path), final_state(uninterrupted))
     losses = [[line["loss"] for line in map(json.loads, (w / "metrics.jsonl").open()) if "loss" in line] for w in (tmp_path, uninterrupted)]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-2)
+    options = ("--workdir", uninterrupted, "--num_examples", 19, "--batch_size", 4, "--eps", "0,0.1")
+    on_two_processes(commands, "evaluate", *options, "--out", tmp_path / "two.json")
+    commands.run("evaluate", *options, "--out", tmp_path / "one.json")
+    one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
+    assert one["records"] == two["records"] and two["processes"] == 2
 
 
 def test_evaluate_writes_records_with_their_provenance(commands, uninterrupted, tmp_path):
-    out, _ = commands.run("evaluate", "--workdir", uninterrupted, "--protocol", "paper", "--eps", "0,0.02,8/255", "--out", tmp_path / "r.json")
+    out, _ = commands.run(
+        "evaluate", "--workdir", uninterrupted, "--protocol", "paper", "--eps", "0,0.02,8/255", "--out", tmp_path / "r.json"
+    )
     result = json.loads((tmp_path / "r.json").read_text())
     assert [record["eps"] for record in result["records"]] == [0.0, 0.02, 8 / 255]
     assert [record["metric"] for record in result["records"]] == ["clean_accuracy", "robust_accuracy", "robust_accuracy"]
