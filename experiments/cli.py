@@ -36,6 +36,8 @@ def _parse(argv: Sequence[str]) -> list[str]:
         # A config file that raises arrives as a whole traceback; its last error line is what the file had to say.
         said = re.findall(r"^\s*(?:[\w.]*UserError|ValueError): (.*)$", str(error), flags=re.MULTILINE)
         _fail(said[-1] if said else str(error).splitlines()[0])
+    except UserError as error:
+        _fail(str(error))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         _fail("the config has no such field, or not of this type: " + " ".join(str(error).split()).strip("\"'"))
     if len(positional) > 1:

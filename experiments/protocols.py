@@ -180,13 +180,17 @@ class Evaluator:
             yield Outcome(eps, standing)
 
 
+def is_correct(logits: Array, label: Label) -> Array:
+    """True where the label is the prediction; logits that are not finite predict nothing."""
+    return (jnp.argmax(logits) == label) & jnp.all(jnp.isfinite(logits))
+
+
 @functools.lru_cache
 def clean_check(network: CAMNetwork) -> Callable[..., Any]:
     """Pmapped `(params, images, labels) -> correct`."""
 
     def check(params: Params, images: Array, labels: Array) -> Array:
-        logits = jax.vmap(lambda x: network.explain(params, x).logits)(to_unit(images))
-        return jnp.argmax(logits, axis=-1) == labels
+        return jax.vmap(lambda x, label: is_correct(network.explain(params, x).logits, label))(to_unit(images), labels)
 
     return parallel.pmap(check)
 
@@ -210,7 +214,7 @@ def attack_check(network: CAMNetwork, attack: Attack) -> Callable[..., Any]:
             x_adv = attacked_image(explain, LOSSES[attack.objective], ball, x, label, step_sizes, start, attack.best_iterate)
             logits = network.explain(params, x_adv).logits
             inside = jnp.all((x_adv >= 0.0) & (x_adv <= 1.0))
-            return jnp.argmax(logits) == label, distance(x_adv - x, attack.norm), inside & jnp.all(jnp.isfinite(logits))
+            return is_correct(logits, label), distance(x_adv - x, attack.norm), inside
 
         return jax.vmap(one)(to_unit(images), labels, indices)
 

@@ -1,9 +1,9 @@
 """Forms of one convolution, chosen for where it is to run.
 
 XLA on CPU rewrites a convolution to its fast library form only outside of loops; inside `lax.scan` the gradient with respect to the input,
-as autodiff writes it, runs ten times slower. An attack needs that gradient alone and holds its kernels fixed, so a convolution can be prepared once, before
-the loop, as something that runs well there: `loop_form`. Outside, matrix products still beat convolutions of some shapes: `training_form`. Nothing
-else in the project chooses.
+as autodiff writes it, runs ten times slower. An attack needs that gradient alone and holds its kernels fixed, so a convolution can be prepared
+once, before the loop, as something that runs well there: `loop_form`. Outside, matrix products still beat convolutions of some shapes:
+`training_form`. Nothing else in the project chooses.
 """
 
 from collections.abc import Callable, Sequence

@@ -15,7 +15,7 @@ class Commands:
 
     def environment(self, devices=1, **extra):
         flags = f"--xla_force_host_platform_device_count={devices}"
-        return {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONWARNINGS": "default", **extra}
+        return {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", **extra}
 
     def start(self, module, *arguments, devices=1, **extra):
         command = [sys.executable, "-m", f"experiments.{module}", *map(str, arguments)]

@@ -21,6 +21,10 @@ def final_state(workdir):
         return checkpoints.restore("latest", train.initial_state(config, network)).state
 
 
+def log(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
 def assert_equal_up_to_rounding(state, other):
     """Adam divides by the root of the second moment, so a weight whose gradient is rounding noise may move freely; few do."""
     for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(other.params), strict=True):
@@ -39,8 +43,7 @@ def test_killed_and_started_again_it_ends_with_the_same_bits(commands, uninterru
         commands.train_until_killed(tmp_path / "checkpoints" / str(step), *CONFIG, "--workdir", tmp_path)
     commands.run("train", *CONFIG, "--workdir", tmp_path)
     assert checksums(final_state(tmp_path)) == checksums(final_state(uninterrupted))
-    steps = [[line["step"] for line in map(json.loads, (w / "metrics.jsonl").open())] for w in (tmp_path, uninterrupted)]
-    assert steps[0] == steps[1]
+    assert [line["step"] for line in log(tmp_path)] == [line["step"] for line in log(uninterrupted)]
 
 
 def test_eight_devices_train_and_evaluate_like_one(commands, uninterrupted, tmp_path):
@@ -70,7 +73,7 @@ def test_two_processes_go_on_train_and_evaluate_like_one(commands, uninterrupted
     commands.train_until_killed(tmp_path / "checkpoints" / "4", *CONFIG, "--workdir", tmp_path)
     on_two_processes(commands, "train", *CONFIG, "--workdir", tmp_path)
     assert_equal_up_to_rounding(final_state(tmp_path), final_state(uninterrupted))
-    losses = [[line["loss"] for line in map(json.loads, (w / "metrics.jsonl").open()) if "loss" in line] for w in (tmp_path, uninterrupted)]
+    losses = [[line["loss"] for line in log(workdir) if "loss" in line] for workdir in (tmp_path, uninterrupted)]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-2)
     options = ("--workdir", uninterrupted, "--num_examples", 19, "--batch_size", 4, "--eps", "0,0.1")
     on_two_processes(commands, "evaluate", *options, "--out", tmp_path / "two.json")
