@@ -96,7 +96,8 @@ class Checkpoints:
         state = jax.tree.map(np.asarray, state)
         if damaged := [name for name, digest in checksums(state).items() if digest != metadata["sha256"][name]]:
             raise UserError(
-                f"checkpoint {step} in {self.directory} is damaged: {damaged[0]} does not match its checksum; choose another --step"
+                f"checkpoint {step} in {self.directory} is damaged: {damaged[0]} does not match its checksum;"
+                " choose another --step, or move it away to go on from an earlier one"
             )
         return Restored(state, metadata, step)
 
@@ -138,4 +139,6 @@ def _on_host(tree: Any) -> Any:
 
 def _unreadable(step: int, directory: pathlib.Path, error: Exception) -> UserError:
     reason = " ".join(str(error).split())[:160]
-    return UserError(f"checkpoint {step} in {directory} cannot be read (truncated or altered?): {reason}; choose another --step")
+    return UserError(
+        f"checkpoint {step} in {directory} cannot be read (truncated or altered?): {reason}; choose another --step, or move it away"
+    )

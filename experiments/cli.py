@@ -21,7 +21,7 @@ def run(main: Callable[[], None]) -> None:
         except UserError as error:
             _fail(str(error))
         except KeyboardInterrupt:
-            _fail("interrupted; what was saved is kept, and the same command goes on from there", code=130)
+            _fail("interrupted; what was written is kept", code=130)
 
     app.run(guarded, flags_parser=_parse)
 

@@ -5,12 +5,14 @@ Splits are "train", "validation" and "test"; validation is held out of the train
 """
 
 import concurrent.futures
+import functools
 import hashlib
+import itertools
 import os
 import pathlib
 import tempfile
 import zipfile
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
 import jax
@@ -33,8 +35,8 @@ class Images(NamedTuple):
         return self.images[indices], self.labels[indices]
 
     def first(self, n: int) -> "Images":
-        """The first n examples."""
-        return Images(self.images[:n], self.labels[:n], self.source)
+        """A copy of the first n examples."""
+        return Images(self.images[:n].copy(), self.labels[:n].copy(), self.source)
 
 
 class Stream(NamedTuple):
@@ -113,11 +115,21 @@ def load_digits(split: str, data_dir: str | None) -> Images:
     )
     train, validation = sklearn.model_selection.train_test_split(rest, test_size=100, stratify=digits.target[rest], random_state=0)
     chosen = {"train": train, "validation": validation, "test": test}[split]
-    grey = jax.image.resize(digits.images[chosen].astype(np.float32) / 16.0, (len(chosen), 28, 28), "bilinear")
-    images = np.asarray(jnp.round(255.0 * jnp.clip(grey, 0.0, 1.0)).astype(jnp.uint8))[..., None]
-    return Images(
-        images, digits.target[chosen].astype(np.int32), {"name": "digits", "from": "sklearn.datasets.load_digits, 28 x 28 bilinear"}
-    )
+    images, labels = resized_digits(digits.images[chosen].astype(np.int64)), digits.target[chosen].astype(np.int32)
+    where = {"name": "digits", "from": "sklearn.datasets.load_digits, 28 x 28 bilinear", "sha256": digest(images, labels)}
+    return Images(images, labels, where)
+
+
+def resized_digits(grey: np.ndarray) -> np.ndarray:
+    """`[n, 8, 8]` in 0..16 to uint8 `[n, 28, 28, 1]`, bilinear between pixel centres, exact: many values fall on a half, so floats would not do.
+
+    Output i lies at (4 i - 5) / 14 on the axis of inputs, so all weights are whole 14ths.
+    """
+    at = np.clip(4 * np.arange(28) - 5, 0, 14 * 7)
+    weights = np.clip(14 - np.abs(at[:, None] - 14 * np.arange(8)), 0, None)  # [28, 8], rows sum to 14
+    scaled = 255 * np.einsum("ri,nij,cj->nrc", weights, grey, weights)  # in units of 1 / (16 * 14 * 14)
+    unit = 16 * 14 * 14
+    return ((2 * scaled + unit) // (2 * unit)).astype(np.uint8)[..., None]
 
 
 # --- tfds, in memory ------------------------------------------------------------------------------------------------------------------------
@@ -154,12 +166,8 @@ def cached(name: str, split: str, data_dir: str | None) -> Images:
     info = source.dataset_info
     files = [str(info.data_dir), *(f"{p.name}:{p.stat().st_size}" for p in sorted(pathlib.Path(info.data_dir).iterdir()) if p.is_file())]
     path = cache_dir() / f"{name}-{info.version}-{split}-{hashlib.sha256('|'.join(files).encode()).hexdigest()[:16]}.npz"
-    arrays = _read_cache(path)
-    if arrays is None:
-        arrays = _decode(source, name, split)
-        save_atomically(path, lambda file: np.savez(file, sha256=digest(*arrays), images=arrays[0], labels=arrays[1]))
-    where = {"name": name, "from": f"tfds {info.full_name} at {info.data_dir}", "sha256": digest(*arrays)}
-    return Images(*arrays, where)
+    images, labels, sha256 = kept(path, lambda: _decode(source, name, split))
+    return Images(images, labels, {"name": name, "from": f"tfds {info.full_name} at {info.data_dir}", "sha256": sha256})
 
 
 def cache_dir() -> pathlib.Path:
@@ -179,7 +187,11 @@ def open_tfds(name: str, split: str, data_dir: str | None) -> Any:
     import tensorflow_datasets as tfds
 
     builder = tfds.builder(name, data_dir=data_dir)
-    if not builder.is_prepared() or builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
+    if builder.is_prepared() and builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
+        raise UserError(
+            f"{builder.data_path} is in the format {builder.info.file_format.value}, which has no random access: prepare {name} in another --data_dir"
+        )
+    if not builder.is_prepared():
         place = "" if data_dir is None else f" --data_dir {data_dir}"
         raise UserError(
             f"there is no prepared {name} in {builder.data_path.parent.parent}: run python -m experiments.prepare_data --dataset {name}{place}"
@@ -210,13 +222,19 @@ def _decode(source: Any, name: str, split: str) -> tuple[np.ndarray, np.ndarray]
     return images, labels
 
 
-def _read_cache(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray] | None:
+def kept(path: pathlib.Path, make: Callable[[], tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray, str]:
+    """Two arrays and their digest from a file, made and written first if it is not there or damaged."""
     try:
         with np.load(path) as stored:
-            images, labels = stored["images"], stored["labels"]
-            return (images, labels) if digest(images, labels) == stored["sha256"] else None
+            first, labels = stored["first"], stored["labels"]
+            if (sha256 := digest(first, labels)) == stored["sha256"]:
+                return first, labels, sha256
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
+        pass
+    first, labels = make()
+    sha256 = digest(first, labels)
+    save_atomically(path, lambda file: np.savez(file, sha256=sha256, first=first, labels=labels))
+    return first, labels, sha256
 
 
 def save_atomically(path: pathlib.Path, write: Callable[[Any], None]) -> None:
@@ -257,13 +275,13 @@ def imagenet_group(label: int) -> int:
 
 
 def load_restricted_imagenet(split: str, data_dir: str | None) -> Stream:
-    """Tfds imagenet2012 through the nine groups, resized bilinearly to 224 x 224 (aspect not kept, as in the paper).
+    """Tfds imagenet2012 through the nine groups, resized to 224 x 224 by Pillow (bilinear, antialiased), aspect not kept.
 
     Test is ImageNet's validation split; validation is held out of the training split (at most a fifth of it).
     """
     source = open_tfds("imagenet2012", "validation" if split == "test" else "train", data_dir)
     info = source.dataset_info
-    positions, labels = _group_index(source)
+    positions, labels, sha256 = _group_index(source)
     if split != "test":
         held_out = min(HELD_OUT_IMAGENET, len(positions) // 5)
         kept = slice(0, held_out) if split == "validation" else slice(held_out, None)
@@ -275,26 +293,30 @@ def load_restricted_imagenet(split: str, data_dir: str | None) -> Stream:
         image = Image.fromarray(source[position]["image"]).convert("RGB")
         return np.asarray(image.resize((224, 224), Image.Resampling.BILINEAR))
 
-    where = {"name": "restricted_imagenet", "from": f"tfds {info.full_name} at {info.data_dir}, nine groups, 224 x 224 bilinear"}
+    where = {
+        "name": "restricted_imagenet",
+        "from": f"tfds {info.full_name} at {info.data_dir}, nine groups, 224 x 224 bilinear",
+        "sha256": sha256,
+    }
     return Stream(read, positions, labels, where)
 
 
-def _group_index(source: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Positions and group labels of the examples in a group; one pass over the labels, then cached."""
+def _group_index(source: Any) -> tuple[np.ndarray, np.ndarray, str]:
+    """Positions and group labels of the examples in a group, and their digest; one pass over the labels, then cached."""
     import tensorflow_datasets as tfds
 
     info, split = source.dataset_info, source.split
     key = hashlib.sha256(f"{info.data_dir}|{len(source)}".encode()).hexdigest()[:16]
     path = cache_dir() / f"restricted_imagenet-{info.version}-{split}-{key}.npz"
-    if path.exists():
-        with np.load(path) as stored:
-            return stored["positions"], stored["labels"]
-    builder = tfds.builder("imagenet2012", data_dir=pathlib.Path(info.data_dir).parent.parent)
-    bare = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
-    groups = np.array([imagenet_group(int(bare[i]["label"])) for i in range(len(bare))], np.int32)
-    positions = np.flatnonzero(groups >= 0)
-    save_atomically(path, lambda file: np.savez(file, positions=positions, labels=groups[positions]))
-    return positions, groups[positions]
+
+    def make() -> tuple[np.ndarray, np.ndarray]:
+        builder = tfds.builder("imagenet2012", data_dir=pathlib.Path(info.data_dir).parent.parent)
+        bare = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+        groups = np.array([imagenet_group(int(bare[i]["label"])) for i in range(len(bare))], np.int32)
+        positions = np.flatnonzero(groups >= 0)
+        return positions, groups[positions]
+
+    return kept(path, make)
 
 
 # --- the table ------------------------------------------------------------------------------------------------------------------------------
@@ -320,7 +342,12 @@ def batch_indices(n: int, batch_size: int, seed: int, step: int) -> np.ndarray:
     A function of (seed, step) alone, so a run can start at any step.
     """
     epoch, batch = divmod(step, n // batch_size)
-    return np.random.default_rng([seed, epoch]).permutation(n)[batch * batch_size : (batch + 1) * batch_size]
+    return _permutation(n, seed, epoch)[batch * batch_size : (batch + 1) * batch_size]
+
+
+@functools.lru_cache(maxsize=2)
+def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(n).astype(np.int32)
 
 
 def training_batches(split: Split, batch_size: int, seed: int, step: int) -> Generator[Any]:
@@ -328,14 +355,15 @@ def training_batches(split: Split, batch_size: int, seed: int, step: int) -> Gen
 
     Images in memory are copied to the devices once and gathered there; a stream is read two batches ahead in the background.
     """
+    n = len(split.labels)
+    rows_to_come = (parallel.share(batch_indices(n, batch_size, seed, number)) for number in itertools.count(step))
     if isinstance(split, Images):
         resident = parallel.replicate((split.images, split.labels))
         gather = parallel.pmap(lambda arrays, rows: jax.tree.map(lambda a: a[rows], arrays))
-        for rows in _rows(len(split.labels), batch_size, seed, step):
+        for rows in rows_to_come:
             yield gather(resident, parallel.shard(rows))
     else:
         with concurrent.futures.ThreadPoolExecutor(1) as reader:
-            rows_to_come = _rows(len(split.labels), batch_size, seed, step)
             pending = [reader.submit(split.fetch, next(rows_to_come)) for _ in range(2)]
             try:
                 for rows in rows_to_come:
@@ -344,16 +372,3 @@ def training_batches(split: Split, batch_size: int, seed: int, step: int) -> Gen
             finally:
                 for future in pending:
                     future.cancel()
-
-
-def _rows(n: int, batch_size: int, seed: int, step: int) -> Iterator[np.ndarray]:
-    """`batch_indices` of one step after the other, this process's share, each epoch's permutation drawn once."""
-    per_epoch = n // batch_size
-    epoch = -1
-    while True:
-        if step // per_epoch != epoch:
-            epoch = step // per_epoch
-            order = np.random.default_rng([seed, epoch]).permutation(n).astype(np.int32)
-        start = (step % per_epoch) * batch_size
-        yield parallel.share(order[start : start + batch_size])
-        step += 1

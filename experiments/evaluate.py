@@ -7,6 +7,7 @@ authors on their 200 images. Prints a table and writes one JSON file with the re
 """
 
 import json
+import os
 import pathlib
 import time
 from typing import TYPE_CHECKING, Any
@@ -60,12 +61,15 @@ def evaluate(
         network, _ = train.build(config)
         restored = checkpoints.restore(step, train.initial_state(config, network))
     ladder = tuple(sorted({0.0, *(config.evaluation.eps if eps_values is None else eps_values)}))
-    if not all(0.0 <= eps <= 1.0 for eps in ladder) and config.attack.norm == "linf":
-        raise UserError(f"--eps: every eps must be in [0, 1], the range of a pixel; got {ladder}")
+    for eps in ladder:
+        if not common.is_radius(eps, config.attack.norm):
+            raise UserError(
+                f"--eps: {eps} is no radius; an l-inf eps is in [0, 1], the range of a pixel, any other is finite and not negative"
+            )
 
     split = data.load(config.dataset, "test", data_dir)
     indices = protocols.chosen(protocol, len(split.labels), num_examples)
-    evaluator = protocols.Evaluator(network, restored.state.params, split, batch_size or parallel.default_batch_size(), config.seed)
+    evaluator = protocols.Evaluator(network, restored.state.params, split, batch_size, config.seed)
     outcomes = evaluator.ladder(protocol, config.attack.norm, ladder, indices)
     progress = tqdm.tqdm(outcomes, total=len(ladder), desc=f"{config.dataset} {config.method} {protocol_name}", unit="eps")
     records = [protocols.record(protocol, config.attack.norm, outcome) for outcome in progress]
@@ -113,13 +117,10 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def write(result: dict[str, Any], out: pathlib.Path, overwrite: bool) -> None:
-    """Writes a result, whole or not at all, and never over another one unasked."""
-    from experiments import data, parallel
+def write(result: dict[str, Any], out: pathlib.Path) -> None:
+    """Writes a result, whole or not at all; `check_free` comes before the work."""
+    from experiments import data
 
-    if not parallel.is_first_process():
-        return
-    check_free(out, overwrite)
     try:
         data.save_atomically(out, lambda file: file.write((json.dumps(result, indent=1) + "\n").encode()))
     except OSError as error:
@@ -127,9 +128,15 @@ def write(result: dict[str, Any], out: pathlib.Path, overwrite: bool) -> None:
 
 
 def check_free(out: pathlib.Path, overwrite: bool) -> None:
-    """Refuses a file that exists, unless told to overwrite it."""
+    """Refuses a file that exists, unless told to overwrite it, and a place that cannot be written."""
     if out.exists() and not overwrite:
         raise UserError(f"{out} exists: give another --out, or --overwrite")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be written ({error.strerror or error}): choose another") from error
+    if not os.access(out.parent, os.W_OK) or out.is_dir():
+        raise UserError(f"--out {out} cannot be written: choose another")
 
 
 def parse_eps(given: list[str] | None) -> tuple[float, ...] | None:
@@ -146,13 +153,16 @@ def main() -> None:
 
     flag = flags.FLAGS
     eps_values = parse_eps(flag.eps)
+    find_protocol(flag.protocol)
+    if not pathlib.Path(flag.workdir).is_dir():
+        raise UserError(f"there are no checkpoints in {flag.workdir}: train there first, or give the --workdir of a run")
     out = pathlib.Path(flag.out or pathlib.Path(flag.workdir) / f"{flag.protocol}_{flag.step}.json")
     check_free(out, flag.overwrite)
     parallel.start(flag.coordinator, flag.num_processes, flag.process_id)
     result = evaluate(flag.workdir, flag.protocol, flag.step, eps_values, flag.num_examples, flag.batch_size, flag.data_dir)
-    write(result, out, flag.overwrite)
     if parallel.is_first_process():
         print(table(result))
+        write(result, out)
         print(f"written to {out}")
 
 
@@ -163,9 +173,7 @@ def define_flags() -> None:
     flags.DEFINE_string("step", "latest", "checkpoint: latest, best (robust validation accuracy) or a number")
     flags.DEFINE_list("eps", None, "ladder of eps, e.g. 0,0.1,8/255 (default: that of the config)")
     flags.DEFINE_integer("num_examples", None, "only the first ones of the test split (standard protocol)")
-    flags.DEFINE_integer(
-        "batch_size", None, "images at a time on a device (default: 50 on CPU, 500 elsewhere); results do not depend on it"
-    )
+    flags.DEFINE_integer("batch_size", None, "images at a time on a device (default: chosen for it); results do not depend on it")
     flags.DEFINE_string("out", None, "result file (default: WORKDIR/PROTOCOL_STEP.json)")
     flags.DEFINE_bool("overwrite", False, "replace an existing result file")
     flags.DEFINE_string("data_dir", None, "where tfds data sets lie (default: $TFDS_DATA_DIR or tfds's own)")

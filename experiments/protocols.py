@@ -136,12 +136,13 @@ class Evaluator:
     Args:
       network, params: what is attacked.
       split: the examples; only those asked for are read.
-      batch_size: per device. Results do not depend on it.
+      batch_size: per device, None for the device's default. Results do not depend on it.
       seed: of the random starts.
     """
 
-    def __init__(self, network: CAMNetwork, params: Params, split: Split, batch_size: int, seed: int):
-        self.network, self.split, self.batch_size, self.seed = network, split, batch_size, seed
+    def __init__(self, network: CAMNetwork, params: Params, split: Split, batch_size: int | None, seed: int):
+        self.network, self.split, self.seed = network, split, seed
+        self.batch_size = batch_size or parallel.default_batch_size(network.input_shape, len(split.labels))
         self.params = parallel.replicate(params)
 
     def clean(self, indices: np.ndarray) -> np.ndarray:
@@ -151,14 +152,17 @@ class Evaluator:
     def attack(self, protocol: Protocol, norm: str, objective: str, restart: int, eps: float, indices: np.ndarray) -> np.ndarray:
         """Correct under one restart of one objective, bool `[n]`."""
         check = attack_check(self.network, protocol.attack(norm, objective))
-        devices = jax.local_device_count()
         start_key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.seed), zlib.crc32(objective.encode())), restart)
 
         def fetch(rows: np.ndarray) -> tuple[np.ndarray, ...]:
             return *self.split.fetch(rows), rows.astype(np.int32)
 
-        shared = (self.params, np.full(devices, eps, np.float32), np.stack([np.asarray(jax.random.key_data(start_key))] * devices))
+        shared = (self.params, *parallel.replicate((np.float32(eps), np.asarray(jax.random.key_data(start_key)))))
         correct, distance, inside = parallel.map_examples(check, shared, fetch, indices, self.batch_size)
+        if not np.isfinite(distance).all():
+            raise UserError(
+                f"the {objective} has no finite gradient for {np.sum(~np.isfinite(distance))} images at eps {eps}: its logits overflow"
+            )
         if not (inside.all() and (distance <= eps * (1 + 1e-5) + 1e-6).all()):
             raise RuntimeError(
                 f"the {norm} attack left its ball of eps {eps}: largest distance {distance.max()}, all in [0, 1]: {inside.all()}"
@@ -180,6 +184,11 @@ class Evaluator:
             yield Outcome(eps, standing)
 
 
+def exact(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function traced with products in full float32: GPUs and TPUs round the factors by default, which turns signs of gradients."""
+    return jax.default_matmul_precision("highest")(function)
+
+
 def is_correct(logits: Array, label: Label) -> Array:
     """True where the label is the prediction; logits that are not finite predict nothing."""
     return (jnp.argmax(logits) == label) & jnp.all(jnp.isfinite(logits))
@@ -192,7 +201,7 @@ def clean_check(network: CAMNetwork) -> Callable[..., Any]:
     def check(params: Params, images: Array, labels: Array) -> Array:
         return jax.vmap(lambda x, label: is_correct(network.explain(params, x).logits, label))(to_unit(images), labels)
 
-    return parallel.pmap(check)
+    return parallel.pmap(exact(check))
 
 
 @functools.lru_cache
@@ -218,7 +227,7 @@ def attack_check(network: CAMNetwork, attack: Attack) -> Callable[..., Any]:
 
         return jax.vmap(one)(to_unit(images), labels, indices)
 
-    return parallel.pmap(check)
+    return parallel.pmap(exact(check))
 
 
 def attacked_image(

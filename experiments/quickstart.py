@@ -62,7 +62,7 @@ def evaluated(workdir: pathlib.Path, num_examples: int | None) -> dict[str, Any]
             pass
         raise UserError(f"{file} is not the result of the checkpoint beside it: move it away, or give another --workdir")
     result = evaluate.evaluate(str(workdir), num_examples=num_examples)
-    evaluate.write(result, file, overwrite=False)
+    evaluate.write(result, file)
     return result
 
 

@@ -7,12 +7,13 @@ goes on from its last checkpoint and ends with the same parameters, bit for bit;
 """
 
 import collections
+import contextlib
+import fcntl
 import json
-import os
 import pathlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import flags
@@ -49,7 +50,7 @@ class TrainState(NamedTuple):
 
 
 class Totals(NamedTuple):
-    """Sums since the last line of the log. first_bad: the first step whose loss was not finite, -1 if none."""
+    """Sums since the last line of the log. first_bad: the first step, counted from 1, whose loss or new parameters were not finite; else 0."""
 
     loss: Array
     steps: Array
@@ -118,7 +119,8 @@ def make_step(config: "ml_collections.ConfigDict", network: CAMNetwork, defense:
         loss, gradient = parallel.mean(jax.value_and_grad(loss_of)(state.params))
         updates, optimizer_state = update(gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-        bad = jnp.where((totals.first_bad < 0) & ~jnp.isfinite(loss), state.step, totals.first_bad)
+        finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((loss, params))]))
+        bad = jnp.where((totals.first_bad == 0) & ~finite, state.step + 1, totals.first_bad)
         return TrainState(params, optimizer_state, state.step + 1, state.key), Totals(totals.loss + loss, totals.steps + 1, bad)
 
     return parallel.pmap(step, donate=(0,))
@@ -132,16 +134,18 @@ def train(config: "ml_collections.ConfigDict", workdir: str, data_dir: str | Non
     """
     common.validate(config, parallel.num_devices())
     network, defense = build(config)
-    directory = claim(workdir, config)
     train_split = data.load(config.dataset, "train", data_dir)
     if len(train_split.labels) < config.batch_size:
         raise UserError(f"config.batch_size = {config.batch_size}: the training split has only {len(train_split.labels)} images")
     validation = data.load(config.dataset, "validation", data_dir).first(config.validation.num_examples)
 
-    with Checkpoints(directory, config.keep_last) as checkpoints:
+    with claim(workdir, config) as directory, Checkpoints(directory, config.keep_last) as checkpoints:
         state = initial_state(config, network)
         if checkpoints.steps():
-            state = checkpoints.restore("latest", state).state
+            restored = checkpoints.restore("latest", state)
+            refuse_changes(workdir, restored.metadata["config"], provenance.plain(config))
+            refuse_changes(workdir, {"data": restored.metadata["data"]["sha256"]}, {"data": train_split.source["sha256"]})
+            state = restored.state
         start = int(state.step)
         if start >= config.num_steps:
             print(f"{workdir} has all {config.num_steps} steps already", file=sys.stderr)
@@ -160,22 +164,22 @@ def train(config: "ml_collections.ConfigDict", workdir: str, data_dir: str | Non
                 if saves:
                     state = parallel.first(device_state)
                     scores = validate(config, network, state.params, validation)
-                    checkpoints.save(number, state, describe(config, train_split, state), scores)
                     log.validation(number, scores)
+                    checkpoints.save(number, state, describe(config, train_split, state), scores)
             batches.close()
         return state
 
 
 def no_totals() -> Totals:
     """Totals of no step."""
-    return Totals(np.zeros((), np.float32), np.zeros((), np.int32), np.full((), -1, np.int32))
+    return Totals(np.zeros((), np.float32), np.zeros((), np.int32), np.zeros((), np.int32))
 
 
 def check(totals: Totals, directory: pathlib.Path) -> float:
-    """The mean loss, or a `UserError` if a loss was not finite."""
-    if totals.first_bad >= 0:
+    """The mean loss, or a `UserError` if a step failed."""
+    if totals.first_bad > 0:
         raise UserError(
-            f"the loss was not finite at step {int(totals.first_bad)}: training stopped, the checkpoints before it are kept in"
+            f"the loss or an update was not finite at step {int(totals.first_bad)}: training stopped, the checkpoints before it are kept in"
             f" {directory / 'checkpoints'}; lower config.learning_rate or config.defense.weight"
         )
     return float(totals.loss / totals.steps)
@@ -183,34 +187,43 @@ def check(totals: Totals, directory: pathlib.Path) -> float:
 
 def validate(config: "ml_collections.ConfigDict", network: CAMNetwork, params: Params, split: data.Split) -> dict[str, float]:
     """Accuracy on the validation images, clean and under the short attack at full eps."""
-    evaluator = protocols.Evaluator(network, params, split, parallel.default_batch_size(), config.seed)
+    evaluator = protocols.Evaluator(network, params, split, None, config.seed)
     protocol = protocols.validation_protocol(config.validation.attack_steps)
     outcomes = list(evaluator.ladder(protocol, config.attack.norm, (0.0, config.eps), np.arange(len(split.labels))))
     return {"clean_accuracy": float(outcomes[0].correct.mean()), SCORE: float(outcomes[-1].correct.mean())}
 
 
-def claim(workdir: str, config: "ml_collections.ConfigDict") -> pathlib.Path:
-    """Makes the workdir this config's own, or refuses it."""
-    directory = pathlib.Path(workdir)
+@contextlib.contextmanager
+def claim(workdir: str, config: "ml_collections.ConfigDict") -> Iterator[pathlib.Path]:
+    """Makes the workdir this config's own for as long as the run lasts, or refuses it. Several processes must see the same workdir."""
+    directory, wanted = pathlib.Path(workdir), provenance.plain(config)
     file = directory / "config.json"
-    wanted = provenance.plain(config)
-    try:
-        if file.exists():
-            found = json.loads(file.read_text())
-            if differences := common.changes(found, wanted):
-                raise UserError(
-                    f"{workdir} holds a run of another config; use another --workdir, or these values:\n  " + "\n  ".join(differences)
-                )
-            if not os.access(directory, os.W_OK):
-                raise PermissionError("no permission")
-        elif parallel.is_first_process():
-            text = json.dumps(wanted, indent=2, sort_keys=True)
-            data.save_atomically(file, lambda f: f.write(text.encode()))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{file} is not a config written by this command ({error}): use another --workdir") from error
-    except OSError as error:
-        raise UserError(f"--workdir {workdir} cannot be written ({error.strerror or error}): choose another") from error
-    return directory
+    with contextlib.ExitStack() as held:
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            lock = held.enter_context((directory / ".lock").open("w"))
+            if parallel.is_first_process():
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if file.exists():
+                    refuse_changes(workdir, json.loads(file.read_text()), wanted)
+                elif (directory / "checkpoints").exists() or (directory / "metrics.jsonl").exists():
+                    raise UserError(f"{workdir} holds checkpoints or logs but no config.json: use another --workdir")
+                text = json.dumps(wanted, indent=2, sort_keys=True)
+                data.save_atomically(file, lambda f: f.write(text.encode()))
+        except BlockingIOError as error:
+            raise UserError(f"another training is running in {workdir}: wait for it, or use another --workdir") from error
+        except json.JSONDecodeError as error:
+            raise UserError(f"{file} is not a config written by this command ({error}): use another --workdir") from error
+        except OSError as error:
+            raise UserError(f"--workdir {workdir} cannot be written ({error.strerror or error}): choose another") from error
+        yield directory
+
+
+def refuse_changes(workdir: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """A `UserError` with the differences if a run in a workdir was made with something else."""
+    if differences := common.changes(found, wanted):
+        lines = "\n  ".join(differences)
+        raise UserError(f"{workdir} holds a run of another config; use another --workdir, or its values:\n  {lines}")
 
 
 def describe(config: "ml_collections.ConfigDict", split: data.Split, state: TrainState) -> dict[str, Any]:

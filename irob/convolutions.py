@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, PyTree
 
 from irob.arrays import Array
 
@@ -29,7 +29,8 @@ def loop_form(kernel: Kernel, bias: Float[Array, " O"], stride: int, input_size:
       stride: the same along both axes.
       input_size: (H, W) of the inputs to come.
     """
-    looped = plain if jax.default_backend() != "cpu" else input_gradient_only
+    looped = input_gradient_only if on_cpu() else plain
+    kernel, bias = constant((kernel, bias))
     return _as_product(kernel, stride, input_size, bias) or (lambda x: looped(x, kernel, stride) + bias)
 
 
@@ -40,7 +41,7 @@ def training_form(kernel: Kernel, bias: Float[Array, " O"], stride: int, input_s
 
 def _as_product(kernel: Kernel, stride: int, input_size: tuple[int, int], bias: Float[Array, " O"]) -> Convolution | None:
     """A matrix product where the shape allows a good one, on CPU."""
-    if jax.default_backend() != "cpu":
+    if not on_cpu():
         return None
     if stride > 1 and all(size % stride == 0 for size in (*input_size, *kernel.shape[:2])):
         return lambda x: strided_as_matmul(x, kernel, stride) + bias
@@ -107,10 +108,29 @@ def mean_over_positions(kernel: Kernel, stride: int, input_size: tuple[int, int]
 def input_gradient_only(x: Float[Array, "H W I"], kernel: Kernel, stride: int) -> Float[Array, "h w O"]:
     """The convolution with its gradient with respect to x written as an ordinary convolution of the cotangent with the flipped kernel.
 
-    Raises:
-      ValueError: when differentiated with respect to the kernel (inside a vmapped loop that gradient would be slow).
+    Reverse mode only. The kernel is `constant`: inside a vmapped loop its gradient would be slow.
     """
-    return _input_gradient_only(x, kernel, stride)
+    return _input_gradient_only(x, constant(kernel), stride)
+
+
+@jax.custom_jvp
+def constant(tree: PyTree) -> PyTree:
+    """The identity, for values that must not be differentiated.
+
+    Raises:
+      ValueError: when differentiated.
+    """
+    return tree
+
+
+@constant.defjvp
+def _refuse(primals: Any, tangents: Any) -> Any:
+    raise ValueError("the attack form of a network gives gradients with respect to its input only: use explain(params, x) instead")
+
+
+def on_cpu() -> bool:
+    """Whether JAX's default device is a CPU."""
+    return jax.default_backend() == "cpu"
 
 
 def _batch_of_one(
@@ -124,13 +144,11 @@ def _batch_of_one(
 _input_gradient_only = jax.custom_vjp(plain, nondiff_argnums=(2,))
 
 
-def _forward(x: Any, kernel: Any, stride: int) -> tuple[Array, Any]:
-    if kernel.perturbed:
-        raise ValueError("the attack form of a network gives gradients with respect to its input only: use explain(params, x) instead")
-    return plain(x.value, kernel.value, stride), (x.value.shape, kernel.value)
+def _forward(x: Array, kernel: Kernel, stride: int) -> tuple[Array, Any]:
+    return plain(x, kernel, stride), (x.shape, kernel)
 
 
-def _backward(stride: int, residuals: Any, cotangent: Any) -> tuple[Array, None]:
+def _backward(stride: int, residuals: Any, cotangent: Array) -> tuple[Array, None]:
     shape, kernel = residuals
     padding = []
     for size, width in zip(shape[:2], kernel.shape[:2], strict=True):
@@ -139,9 +157,7 @@ def _backward(stride: int, residuals: Any, cotangent: Any) -> tuple[Array, None]
         padding.append((width - 1 - before, size - dilated + before))
     # The barrier keeps the flipped kernel an array of its own: folded back into dimension numbers, the slow form returns.
     flipped = jax.lax.optimization_barrier(jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
-    if isinstance(cotangent, jax.custom_derivatives.SymbolicZero):
-        return jnp.zeros(shape, kernel.dtype), None
     return _batch_of_one(cotangent, flipped, (1, 1), padding, (stride, stride)), None
 
 
-_input_gradient_only.defvjp(_forward, _backward, symbolic_zeros=True)
+_input_gradient_only.defvjp(_forward, _backward)

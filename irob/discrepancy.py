@@ -24,7 +24,7 @@ def one_class(label: Label, num_classes: int) -> ClassWeights:
 
 
 def two_class(label: Label, target: Label, num_classes: int) -> ClassWeights:
-    """Weight 1/2 on the true and 1/2 on the target class (Boopathy et al. 2020, eq. 5): the measure of Proposition 1."""
+    """Weight 1/2 on the true and 1/2 on the target class (Boopathy et al. 2020, https://arxiv.org/abs/2006.14748): the measure of Proposition 1."""
     return 0.5 * (one_class(label, num_classes) + one_class(target, num_classes))
 
 
@@ -50,7 +50,7 @@ def soft_two_class(adversarial_logits: Logits, label: Label) -> ClassWeights:
 
         w_t = 1,    w_i = exp f_i(x') / sum_{j != t} exp f_j(x')   for i != t
 
-    so the weights sum to 2. This is the training weighting of the Int methods as their authors compute it (the paper's eq. 9 halves both terms).
+    so the weights sum to 2. This is the training weighting of the Int methods as their authors compute it (their paper halves both terms).
     It is differentiable in the logits, and computed as a masked log-softmax, finite however large the logit of the true class.
     """
     true = is_class(label, adversarial_logits.shape[-1])
@@ -67,7 +67,8 @@ def top_k_pixels(clean_maps: Maps, k: int) -> PixelSet:
     h, w, num_classes = clean_maps.shape
     if not 1 <= k <= h * w:
         raise ValueError(f"k must be in 1..{h * w} (the positions of a map), got {k}")
-    _, largest = jax.lax.top_k(clean_maps.reshape(h * w, num_classes).T, k)
+    flat = jnp.where(clean_maps == 0.0, 0.0, clean_maps).reshape(h * w, num_classes)  # top_k ranks -0 below 0
+    _, largest = jax.lax.top_k(flat.T, k)
     chosen = jnp.any(jnp.arange(h * w)[:, None, None] == largest[None], axis=-1)
     return chosen.reshape(h, w, num_classes)
 

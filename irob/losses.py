@@ -18,12 +18,16 @@ def pick(values: Float[Array, "*shape C"], label: Label) -> Float[Array, "*shape
 
 
 def cross_entropy(logits: Logits, label: Label) -> Scalar:
-    """Cross-entropy `-log softmax(f)_t` in nats, >= 0."""
-    return -pick(jax.nn.log_softmax(logits), label)
+    """Cross-entropy `-log softmax(f)_t = softplus(logsumexp_{i != t} f_i - f_t)` in nats, >= 0.
+
+    In the second form the gradient survives in float32 where softmax_t rounds to 1, that is on confident networks.
+    """
+    others = jnp.where(is_class(label, logits.shape[-1]), -jnp.inf, logits)
+    return jax.nn.softplus(jax.nn.logsumexp(others) - pick(logits, label))
 
 
 def kl_divergence(logits_p: Logits, logits_q: Logits) -> Scalar:
-    """Kullback-Leibler divergence `KL(softmax(logits_p) || softmax(logits_q))` in nats, >= 0.
+    """Kullback-Leibler divergence `KL(softmax(logits_p) || softmax(logits_q))` in nats, >= 0 up to rounding.
 
     TRADES uses `p` = natural, `q` = adversarial (Zhang et al. 2019, https://arxiv.org/abs/1901.08573, eq. 5).
     """
@@ -32,7 +36,7 @@ def kl_divergence(logits_p: Logits, logits_q: Logits) -> Scalar:
 
 
 def margin(logits: Logits, label: Label) -> Scalar:
-    """Logit margin `max_{i != t} f_i - f_t`: positive exactly when `t` is not the prediction."""
+    """Logit margin `max_{i != t} f_i - f_t`: positive when `t` is not the prediction, negative when it is, 0 at a tie."""
     others = jnp.where(is_class(label, logits.shape[-1]), -jnp.inf, logits)
     return jnp.max(others) - pick(logits, label)
 
@@ -40,7 +44,7 @@ def margin(logits: Logits, label: Label) -> Scalar:
 def dlr(logits: Logits, label: Label) -> Scalar:
     """Difference-of-logits ratio `(max_{i != t} f_i - f_t) / (f_(1) - f_(3) + 1e-12)`, with `f_(k)` the k-th largest logit.
 
-    Invariant to shifting and scaling the logits; positive exactly when `t` is not the prediction; in [-1, 1] while `t` ranks first or second.
+    Invariant to shifting and scaling the logits; of the sign of `margin`; in [-1, 1] while `t` ranks first or second.
     Croce & Hein 2020, https://arxiv.org/abs/2003.01690, eq. 6 (the constant is that of the authors' code).
 
     Raises:

@@ -61,7 +61,13 @@ def worst_case(correct: Bool[Array, "attempts n"]) -> Bool[Array, " n"]:
 
 
 def mean_with_error(values: Float[Array, " n"]) -> tuple[float, float]:
-    """Mean and its standard error `s / sqrt(n)` (s with n - 1); the error of one value is NaN."""
+    """Mean and its standard error `s / sqrt(n)` (s with n - 1); the error of one value is NaN.
+
+    Raises:
+      ValueError: if there is no value.
+    """
     array = np.asarray(values, np.float64)
+    if not len(array):
+        raise ValueError("the mean of no values: at least one is needed")
     error = array.std(ddof=1) / np.sqrt(len(array)) if len(array) > 1 else np.nan
     return float(array.mean()), float(error)

@@ -12,7 +12,6 @@ import functools
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
@@ -122,7 +121,7 @@ class CAMNetwork(nn.Module):
         Computed with the head folded, which is as exact, cheaper, and differentiable in every parameter.
 
         Raises:
-          ValueError: if the image is not of the network's input shape.
+          ValueError: if the image is not of the network's input shape, or not of floats.
         """
         return self._explainer(params, convolutions.training_form)(x)
 
@@ -151,9 +150,12 @@ class CAMNetwork(nn.Module):
     def attack_form(self, params: Params) -> Explain:
         """`x -> (maps, logits)`, equal to `explain(params, x)`, made for the inside of an attack loop: head folded, convolutions prepared once.
 
-        It has gradients with respect to x only. Call it outside of the loop.
+        It has gradients with respect to x only, in reverse mode (use `explain` for forward mode). Call it outside of the loop.
+
+        Raises:
+          ValueError: when differentiated with respect to params.
         """
-        return self._explainer(jax.lax.stop_gradient(params), convolutions.loop_form)
+        return self._explainer(convolutions.constant(params), convolutions.loop_form)
 
     @nn.nowrap
     def _explainer(self, params: Params, form: convolutions.Form) -> Explain:
@@ -191,7 +193,9 @@ class CAMNetwork(nn.Module):
         return ending_in_convolution
 
     @nn.nowrap
-    def _checked(self, x: Image) -> Image:
+    def _checked(self, x: Array) -> Array:
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise ValueError(f"images are floats in [0, 1], got {x.dtype}: divide bytes by 255")
         if x.shape != self.input_shape:
             raise ValueError(f"this network takes one image of shape {self.input_shape}, got {x.shape}: lift it to batches with jax.vmap")
         return x
@@ -249,6 +253,7 @@ def create(name: str, input_shape: tuple[int, int, int], num_classes: int) -> CA
     Raises:
       ValueError: for an unknown name, image sides that the network cannot halve twice, or fewer than two classes.
 
+    >>> import jax
     >>> network = create("small", (28, 28, 1), 10)
     >>> params = network.initial_params(seed=99)
     >>> sum(leaf.size for leaf in jax.tree.leaves(params))

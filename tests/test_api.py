@@ -10,7 +10,7 @@ from conftest import ROOT
 
 import irob
 
-ALLOWED = {"jax", "flax", "optax", "jaxtyping", "numpy", "irob"}
+ALLOWED = {"jax", "flax", "jaxtyping", "numpy", "irob"}
 ORDER = ["arrays", "convolutions", "losses", "maps", "networks", "discrepancy", "attacks", "defenses", "metrics"]
 MODULES = [pathlib.Path(p) for p in sorted((ROOT / "irob").rglob("*.py"))]
 

@@ -88,3 +88,11 @@ def test_l1_ascent_goes_on_to_the_next_pixel_where_the_box_ends():
 def test_no_gradient_no_move(norm):
     x = jnp.full((1, 2, 1), 0.3)
     np.testing.assert_array_equal(irob.BALLS[norm](1.0).ascend(x, jnp.zeros_like(x), 0.1), x)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-22, 1.0, 1e25])
+@pytest.mark.parametrize("norm", irob.BALLS)
+def test_ascent_does_not_depend_on_the_scale_of_the_gradient(norm, scale, random):
+    x, g = jnp.full((2, 3, 1), 0.5), jnp.asarray(random.normal(size=(2, 3, 1)).astype(np.float32))
+    ball = irob.BALLS[norm](1.0)
+    np.testing.assert_allclose(ball.ascend(x, g * scale, 0.3), ball.ascend(x, g, 0.3), rtol=1e-5)

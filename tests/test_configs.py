@@ -63,6 +63,11 @@ def test_unknown_variants(variant, message):
         ("batch_size", 3, "divisible by the number of devices, 4: 4 would do"),
         ("eps_ramp", (10, 5), r"config.eps_ramp"),
         ("learning_rate", -1.0, r"config.learning_rate"),
+        ("learning_rate", float("inf"), r"config.learning_rate"),
+        ("eps_ramp", (1, 2, 3), r"config.eps_ramp"),
+        ("learning_rate_drops", ("a",), r"config.learning_rate_drops"),
+        ("seed", -1, r"config.seed"),
+        ("defense.weight", float("nan"), r"config.defense.weight"),
         ("evaluation.eps", (0.1, 3.0), r"config.evaluation.eps"),
     ],
 )

@@ -1,5 +1,9 @@
 import collections
+import gzip
+import hashlib
+import io
 import itertools
+import tarfile
 
 import jax
 import numpy as np
@@ -31,6 +35,13 @@ def test_digits_are_real_disjoint_stratified_and_fixed():
     assert max(counts.values()) - min(counts.values()) <= 3
     assert splits["test"].images.max() == 255 and splits["test"].images.shape[1:] == (28, 28, 1)
     np.testing.assert_array_equal(splits["test"].images, data.load("digits", "test").images)
+
+
+def test_digits_are_resized_as_jax_does_it_up_to_rounding():
+    grey = np.random.default_rng(0).integers(0, 17, (5, 8, 8))
+    expected = jax.image.resize(grey.astype(np.float32) * 255 / 16, (5, 28, 28), "bilinear")
+    assert np.abs(data.resized_digits(grey)[..., 0] - expected).max() <= 0.5 + 1e-3
+    assert data.resized_digits(np.full((1, 8, 8), 16)).min() == 255
 
 
 def test_tfds_data_comes_back_in_its_original_order(mnist):
@@ -144,3 +155,58 @@ def test_prepare_data_says_how_to_get_tensorflow(monkeypatch):
     monkeypatch.setattr(prepare_data.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'irob\[prepare\]'"):
         prepare_data.prepare("mnist", None, None)
+
+
+def idx_files(directory, arrays, packed):
+    """The four files, 40 images each."""
+    for split, prefix in (("train", "train"), ("test", "t10k")):
+        images, labels = arrays[split]
+        for kind, header, values in (("images-idx3", 16, images), ("labels-idx1", 8, labels)):
+            raw = bytes(header) + np.asarray(values, np.uint8).tobytes()
+            name = f"{prefix}-{kind}-ubyte"
+            (directory / (f"{name}.gz" if packed else name)).write_bytes(gzip.compress(raw) if packed else raw)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_prepare_from_raw_idx_files_needs_neither_network_nor_tensorflow(mnist, tmp_path, monkeypatch, packed):
+    monkeypatch.setenv("IROB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(prepare_data, "RELEASED", {})
+    monkeypatch.setattr(prepare_data.importlib.util, "find_spec", lambda name: pytest.fail("asked for TensorFlow"))
+    idx_files(tmp_path, mnist[1], packed)
+    prepare_data.prepare("mnist", str(tmp_path / "out"), str(tmp_path))
+    for split, (images, labels) in mnist[1].items():
+        found = data.cached("mnist", split, str(tmp_path / "out"))
+        np.testing.assert_array_equal(found.images, images)
+        np.testing.assert_array_equal(found.labels, labels)
+
+
+def test_prepare_refuses_raw_files_that_are_missing_broken_or_others(mnist, tmp_path):
+    with pytest.raises(UserError, match=r"there is no train-images-idx3-ubyte\[\.gz\]"):
+        prepare_data.prepare("mnist", str(tmp_path / "out"), str(tmp_path))
+    idx_files(tmp_path, mnist[1], packed=True)
+    with pytest.raises(UserError, match="not those of the released mnist"):
+        prepare_data.prepare("mnist", str(tmp_path / "out"), str(tmp_path))
+    file = tmp_path / "train-images-idx3-ubyte.gz"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(UserError, match="cannot be unpacked"):
+        prepare_data.prepare("mnist", str(tmp_path / "out"), str(tmp_path))
+    (tmp_path / "cifar-10-binary.tar.gz").write_bytes(b"something else")
+    with pytest.raises(UserError, match="is not the released one"):
+        prepare_data.prepare("cifar10", str(tmp_path / "out"), str(tmp_path))
+
+
+def test_cifar10_records(tmp_path, monkeypatch, random):
+    """Records of a label and three planes of colour, five training files and one test file."""
+    images, labels = random.integers(0, 256, (12, 32, 32, 3), np.uint8), np.arange(12, dtype=np.uint8) % 10
+    records = np.concatenate([labels[:, None], images.transpose(0, 3, 1, 2).reshape(12, -1)], axis=1)
+    with tarfile.open(tmp_path / "cifar-10-binary.tar.gz", "w:gz") as tar:
+        for i, name in enumerate([*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]):
+            info = tarfile.TarInfo(f"cifar-10-batches-bin/{name}.bin")
+            raw = records[2 * i : 2 * i + 2].tobytes()
+            info.size = len(raw)
+            tar.addfile(info, io.BytesIO(raw))
+    monkeypatch.setattr(prepare_data, "CIFAR10_MD5", hashlib.md5((tmp_path / "cifar-10-binary.tar.gz").read_bytes()).hexdigest())
+    for split, kept in (("train", slice(0, 10)), ("test", slice(10, 12))):
+        found_images, found_labels = prepare_data.read_cifar10(tmp_path, split)
+        np.testing.assert_array_equal(found_images, images[kept])
+        np.testing.assert_array_equal(found_labels, labels[kept])

@@ -33,7 +33,7 @@ def test_forward_quantities(name, form):
     def mean_loss(x):
         return jnp.mean(jax.vmap(lambda x, t: irob.cross_entropy(explain(x).logits, t))(x, labels))
 
-    # On the normal network 1 - p is about 1e-4: all but three of its digits cancel in float32, in theirs as in ours.
+    # On the normal network 1 - p is about 1e-4: all but three of its digits cancel in float32 in their form of the loss.
     relative = 1e-3 if name == "mnist_smallgap_normal_100" else 1e-5
     loss, gradient = jax.jit(jax.value_and_grad(mean_loss))(x)
     assert_close(loss, theirs["ce"], relative)

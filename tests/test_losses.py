@@ -66,6 +66,15 @@ def test_gradients_by_finite_differences(loss, random):
     check_grads(lambda f: loss(f, 1), (random.normal(size=5).astype(np.float32),), order=1, modes=["rev"], rtol=1e-2, atol=1e-2)
 
 
+@pytest.mark.parametrize("gap", [1.0, 20.0, 60.0])
+def test_cross_entropy_keeps_its_gradient_on_confident_networks(gap):
+    """Against float64: where softmax_t rounds to 1, softmax - onehot would lose the true class."""
+    f = np.array([gap, 0.0, -1.0])
+    others = np.exp(f[1:]) / np.exp(f).sum()
+    expected = np.array([-others.sum(), *others])
+    np.testing.assert_allclose(jax.grad(irob.cross_entropy)(jnp.float32(f), 0), expected, rtol=1e-4)
+
+
 def test_losses_are_finite_for_saturated_logits():
     f = jnp.array([200.0, 0.0, -200.0])
     for loss in (irob.cross_entropy, irob.margin):

@@ -33,6 +33,11 @@ def test_mean_with_error():
     assert np.isnan(irob.mean_with_error(np.array([1.0]))[1])
 
 
+def test_no_values_have_no_mean():
+    with pytest.raises(ValueError, match="at least one"):
+        irob.mean_with_error(np.array([]))
+
+
 @pytest.mark.parametrize(("successes", "n"), [(0, 0), (3, 2), (-1, 2)])
 def test_bad_proportions(successes, n):
     with pytest.raises(ValueError, match="a proportion needs"):

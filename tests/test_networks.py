@@ -55,8 +55,11 @@ def test_explain_is_the_linen_definition(name, shape, random):
         np.testing.assert_allclose(ours, linens, rtol=1e-3, atol=1e-4 * np.abs(linens).max())
 
 
+@pytest.mark.parametrize("on_cpu", [True, False])
 @pytest.mark.parametrize(("name", "shape"), SHAPES)
-def test_attack_form_equals_explain_in_values_and_input_gradients(name, shape, random):
+def test_attack_form_equals_explain_in_values_and_input_gradients(name, shape, on_cpu, random, monkeypatch):
+    """With the forms that are chosen on CPU, and with those of other devices."""
+    monkeypatch.setattr(networks.convolutions, "on_cpu", lambda: on_cpu)
     network = irob.create(name, shape, 10)
     params = jax.tree.map(lambda a: a + 0.01, network.initial_params(3))
     x = random.random((2, *shape)).astype(np.float32)
@@ -69,6 +72,16 @@ def test_attack_form_equals_explain_in_values_and_input_gradients(name, shape, r
             for f in (attack_form, lambda x: network.explain(params, x))
         ]
         np.testing.assert_allclose(*gradients, rtol=1e-3, atol=1e-4 * np.abs(gradients[1]).max())
+
+
+@pytest.mark.parametrize("on_cpu", [True, False])
+@pytest.mark.parametrize(("name", "shape"), SHAPES)
+def test_attack_form_refuses_gradients_in_its_parameters(name, shape, on_cpu, monkeypatch):
+    """Zeros instead would train nothing, silently."""
+    monkeypatch.setattr(networks.convolutions, "on_cpu", lambda: on_cpu)
+    network = irob.create(name, shape, 10)
+    with pytest.raises(ValueError, match=r"use explain\(params, x\) instead"):
+        jax.grad(lambda p: network.attack_form(p)(jnp.full(shape, 0.5)).logits[0])(network.initial_params())
 
 
 def test_fold_head_is_the_same_function(small, random):
@@ -110,6 +123,12 @@ def test_shortcut_averages_squares_and_pads_channels_on_both_sides():
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         irob.create(*arguments)
+
+
+def test_bytes_are_refused(small):
+    network, _ = small
+    with pytest.raises(ValueError, match="got uint8: divide bytes by 255"):
+        network._checked(np.zeros((28, 28, 1), np.uint8))
 
 
 def test_an_image_of_another_shape_is_refused(small):

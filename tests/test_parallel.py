@@ -58,6 +58,11 @@ def test_feeding_results_back_compiles_once():
     np.testing.assert_allclose(parallel.first(state)["a"], [6.0] * 3)
 
 
+def test_processes_need_a_place_to_meet():
+    with pytest.raises(UserError, match="need --coordinator host:port"):
+        parallel.start(None, 2, 0)
+
+
 def test_a_process_id_out_of_range_is_refused():
     with pytest.raises(UserError, match=r"--process_id=2 must be in 0\.\.1"):
         parallel.start("localhost:1", 2, 2)

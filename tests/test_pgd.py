@@ -68,12 +68,25 @@ def test_the_best_iterate_is_kept_wherever_it_stands():
     """The ascent overshoots a peak at 0.55: iterates 0.5, 0.6, 0.5, ... so the start is as good as any, and a start at the peak is best."""
     score = lambda z: -jnp.abs(jnp.sum(z) - 0.55)
     x = jnp.full((1, 1, 1), 0.5)
-    for start, steps, best in ((0.5, [0.1], -0.05), (0.55, [0.2, 0.3], 0.0), (0.4, [0.16, 0.3], -0.01)):
+    for start, steps, best in ((0.5, [0.1], -0.05), (0.55, [0.2, 0.3], 0.0), (0.4, [0.16, 0.3], -0.01), (0.4, [0.15], 0.0)):
         result = irob.best_of_pgd(
             lambda z: (score(z), score(z)), irob.LInf(1.0), x, step_sizes=jnp.array(steps), start=jnp.full_like(x, start)
         )
         np.testing.assert_allclose(result.score, best, atol=1e-6)
         np.testing.assert_allclose(score(result.x_adv), best, atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_start_outside_the_ball_is_brought_in(norm):
+    x = jnp.full((1, 2, 1), 0.5)
+    score = lambda z: (jnp.sum(z), jnp.sum(z))
+    result = irob.best_of_pgd(score, irob.BALLS[norm](0.1), x, step_sizes=irob.constant_steps(0.01, 1), start=jnp.full_like(x, 0.9))
+    assert np.linalg.norm(np.ravel(result.x_adv - x), {"linf": np.inf, "l2": 2, "l1": 1}[norm]) <= 0.1 + 1e-6
+
+
+def test_other_float_types():
+    x = jnp.full((1, 2, 1), 0.5, jnp.bfloat16)
+    assert irob.pgd(jnp.sum, irob.LInf(0.1), x, step_sizes=irob.constant_steps(0.05, 2)).dtype == jnp.bfloat16
 
 
 def test_what_is_ascended_need_not_be_what_is_scored():

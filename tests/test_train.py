@@ -110,32 +110,57 @@ def test_checkpoints_of_another_network_are_refused(finished, tmp_path):
     workdir, config, _ = finished
     other = config.copy_and_resolve_references()
     other.network = "pool"
-    train.claim(str(tmp_path), other)
+    with train.claim(str(tmp_path), other):
+        pass
     os.symlink(workdir / "checkpoints", tmp_path / "checkpoints")
     with pytest.raises(UserError, match="of another network"):
         train.train(other, str(tmp_path))
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_good_checkpoint(tmp_path, monkeypatch):
+@pytest.mark.parametrize("bad_step", [6, 8])
+def test_a_step_that_is_not_finite_stops_and_keeps_the_good_checkpoint(tmp_path, monkeypatch, bad_step):
+    """Step 8 saves: its loss is still finite, its new parameters are not."""
     config = digits.get_config("normal,tiny")
-    monkeypatch.setattr(train, "learning_rate_at", lambda config, step: jax.numpy.where(step >= 5, jax.numpy.inf, 1e-3))
-    with pytest.raises(UserError, match=r"not finite at step 6: .* kept"):
+    monkeypatch.setattr(train, "learning_rate_at", lambda config, step: jax.numpy.where(step >= bad_step - 1, jax.numpy.inf, 1e-3))
+    with pytest.raises(UserError, match=rf"not finite at step {bad_step}: .* kept"):
         train.train(config, str(tmp_path))
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
         assert checkpoints.steps() == [4]
+
+
+def test_a_start_that_fails_leaves_the_workdir_free(tmp_path):
+    config = digits.get_config("normal,tiny")
+    config.batch_size = 4_000
+    with pytest.raises(UserError, match="training split has only 1297 images"):
+        train.train(config, str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_data_than_the_run_began_with_are_refused(finished, tmp_path, monkeypatch):
+    workdir, config, _ = finished
+    load = data.load
+    altered = lambda *a: load(*a)._replace(source={"name": "digits", "from": "elsewhere", "sha256": "0"})
+    monkeypatch.setattr(train.data, "load", altered)
+    with pytest.raises(UserError, match=r"config.data: '\w+' -> '0'"):
+        train.train(config, str(workdir))
+
+
+def test_a_workdir_without_its_config_is_refused(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(UserError, match=r"holds checkpoints or logs but no config\.json"):
+        train.train(digits.get_config("normal,tiny"), str(tmp_path))
+
+
+def test_one_training_at_a_time(tmp_path):
+    config = digits.get_config("normal,tiny")
+    with train.claim(str(tmp_path), config), pytest.raises(UserError, match="another training is running in"):
+        train.train(config, str(tmp_path))
 
 
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="/proc is what root cannot write to")
 def test_a_workdir_that_cannot_be_written():
     with pytest.raises(UserError, match=r"--workdir /proc/nothing cannot be written"):
         train.train(digits.get_config("normal,tiny"), "/proc/nothing")
-
-
-def test_a_batch_larger_than_the_data(tmp_path):
-    config = digits.get_config("normal,tiny")
-    config.batch_size = 4_000
-    with pytest.raises(UserError, match="training split has only 1297 images"):
-        train.train(config, str(tmp_path))
 
 
 def test_a_half_written_line_of_the_log_is_dropped_on_resume(tmp_path):

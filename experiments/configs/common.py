@@ -1,5 +1,6 @@
 """What the configs share: the methods with their options, the variant parser and the checks made before anything runs."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,6 +48,11 @@ def finish(config: ml_collections.ConfigDict, tiny: bool) -> ml_collections.Conf
     return config
 
 
+def is_radius(eps: float, norm: str) -> bool:
+    """Whether eps can bound a perturbation of pixels in [0, 1]."""
+    return 0.0 <= eps <= (1.0 if norm == "linf" else float("inf")) and math.isfinite(eps)
+
+
 def validate(config: ml_collections.ConfigDict, num_devices: int = 1) -> None:
     """Checks every field before the first array is made.
 
@@ -64,26 +70,30 @@ def validate(config: ml_collections.ConfigDict, num_devices: int = 1) -> None:
     require(config.method in METHODS, "method", f"choose one of {', '.join(METHODS)}")
     require(set(config.defense) == set(METHODS[config.method]), "defense", f"{config.method} takes {dict(METHODS[config.method])}")
     require(config.network in NETWORKS, "network", f"choose one of {', '.join(NETWORKS)}")
-    require(0.0 <= config.eps <= 1.0 or config.attack.norm != "linf", "eps", "must be in [0, 1], the range of a pixel")
-    require(config.eps >= 0.0, "eps", "must not be negative")
+    for option, value in config.defense.items():
+        require(math.isfinite(value) and value >= 0.0, f"defense.{option}", "must be finite and not negative")
     require(config.attack.norm in NORMS, "attack.norm", f"choose one of {', '.join(NORMS)}")
+    radius = "must be in [0, 1], the range of a pixel" if config.attack.norm == "linf" else "must be finite and not negative"
+    require(is_radius(config.eps, config.attack.norm), "eps", radius)
+    require(all(is_radius(eps, config.attack.norm) for eps in config.evaluation.eps), "evaluation.eps", f"every eps {radius}")
+    require(0 <= config.seed < 2**32, "seed", "must be in 0 .. 2^32 - 1")
     for field in ("num_steps", "batch_size", "checkpoint_every", "log_every", "keep_last", "attack.num_steps", "validation.attack_steps"):
         value = config
         for part in field.split("."):
             value = value[part]
         require(value > 0, field, "must be positive")
-    require(config.attack.step_size > 0, "attack.step_size", "must be positive")
-    require(config.learning_rate > 0, "learning_rate", "must be positive")
+    require(math.isfinite(config.attack.step_size) and config.attack.step_size > 0, "attack.step_size", "must be positive and finite")
+    require(math.isfinite(config.learning_rate) and config.learning_rate > 0, "learning_rate", "must be positive and finite")
     require(config.validation.num_examples > 0, "validation.num_examples", "must be positive")
-    start, end = config.eps_ramp
-    require(0 <= start <= end, "eps_ramp", "must be (last step at 0, first step at full eps), in this order")
+    require(all(isinstance(drop, int) for drop in config.learning_rate_drops), "learning_rate_drops", "must be steps, e.g. (40000, 60000)")
+    ramp = config.eps_ramp
+    ordered = len(ramp) == 2 and all(isinstance(step, int) for step in ramp) and 0 <= ramp[0] <= ramp[1]
+    require(ordered, "eps_ramp", "must be (last step at 0, first step at full eps), in this order")
     require(
         config.batch_size % num_devices == 0,
         "batch_size",
         f"must be divisible by the number of devices, {num_devices}: {max(config.batch_size // num_devices, 1) * num_devices} would do",
     )
-    ladder = tuple(config.evaluation.eps)
-    require(all(0.0 <= eps <= 1.0 for eps in ladder) or config.attack.norm != "linf", "evaluation.eps", "every eps must be in [0, 1]")
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

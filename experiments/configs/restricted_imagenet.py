@@ -40,5 +40,5 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.validation.attack_steps = 10  # of eps / 4, cross-entropy, one random start
 
     config.evaluation = ml_collections.ConfigDict()
-    config.evaluation.eps = (0.0, 0.001, 0.002, 0.003, 2 / 255, 4 / 255)
+    config.evaluation.eps = (0.0, 2 / 255, 4 / 255, 6 / 255, 8 / 255, 9 / 255, 10 / 255)
     return common.finish(config, tiny)

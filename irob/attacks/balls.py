@@ -6,7 +6,7 @@ schedule of radii.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -56,19 +56,29 @@ class L2(NamedTuple):
     eps: Scalar
 
     def project(self, x_adv: Image, x: Image) -> Image:
-        """The exact projection on ball and box together: x + clip(s d, -x, 1 - x), d = x' - x, with the largest s <= 1 that fits the ball."""
+        """The exact projection on ball and box together: x + clip(s d, -x, 1 - x), d = x' - x, with the largest s <= 1 that fits the ball.
+
+        Where the box stops a coordinate (s |d_i| >= r_i, its room) it gives r_i^2 to the squared length, else s^2 d_i^2. Solving for s with the
+        coordinates stopped so far stays below the solution and stops more of them, until none is left to stop.
+        """
         d = x_adv - x
+        room = jnp.where(d > 0.0, 1.0 - x, x)
 
-        def at(s: Array) -> Array:
-            return jnp.clip(s * d, -x, 1.0 - x)
+        def solve(s: Any, _: None) -> tuple[Any, None]:
+            stopped = s * jnp.abs(d) >= room
+            left = jnp.square(self.eps) - jnp.sum(jnp.where(stopped, room**2, 0.0))
+            free = jnp.sum(jnp.where(stopped, 0.0, d**2))
+            return jnp.where(free > 0.0, jnp.minimum(1.0, jnp.sqrt(jnp.maximum(left, 0.0) / jnp.where(free > 0.0, free, 1.0))), 1.0), None
 
-        s = _largest(lambda s: jnp.sum(at(s) ** 2) <= jnp.square(self.eps), jnp.ones((), x.dtype))
-        return x + at(s)
+        s, _ = jax.lax.scan(solve, jnp.zeros((), x.dtype), None, length=8)
+        return x + jnp.clip(s * d, -x, 1.0 - x)
 
     def ascend(self, x_adv: Image, gradient: Image, step_size: Scalar) -> Image:
-        """`x' + step_size g / ||g||_2`; no move where g = 0."""
-        length = jnp.linalg.norm(gradient)
-        return x_adv + step_size * gradient / jnp.where(length > 0.0, length, 1.0)
+        """`x' + step_size g / ||g||_2`; no move where g = 0. Scaled by max |g| first, lest the squares of a small gradient vanish."""
+        largest = jnp.max(jnp.abs(gradient))
+        direction = gradient / jnp.where(largest > 0.0, largest, 1.0)
+        length = jnp.linalg.norm(direction)
+        return x_adv + step_size * direction / jnp.where(length > 0.0, length, 1.0)
 
     def random_point(self, key: PRNGKey, x: Image) -> Image:
         """Uniform in the ball (a Gaussian direction times U^(1/n)), clipped to [0, 1]."""
@@ -84,16 +94,29 @@ class L1(NamedTuple):
     eps: Scalar
 
     def project(self, x_adv: Image, x: Image) -> Image:
-        """The exact projection on ball and box together: |d_i| shrunk by a common amount, then clipped to the room that the box leaves."""
+        """The exact projection on ball and box together: |d_i| shrunk by a common amount t >= 0, then clipped to r_i, the room in the box.
+
+        The length sum_i clip(|d_i| - t, 0, r_i) falls with t along straight lines that bend at |d_i| - r_i and at |d_i|: sorted, the bends
+        tell which line meets eps.
+        """
         d = x_adv - x
-        room = jnp.where(d > 0.0, 1.0 - x, x)
-        largest = jnp.max(jnp.abs(d))
+        size = jnp.abs(d)
+        room = jnp.minimum(size, jnp.where(d > 0.0, 1.0 - x, x))
+        bends = jnp.concatenate([(size - room).reshape(-1), size.reshape(-1)])
+        order = jnp.argsort(bends)
+        at = bends[order]
+        slope = jnp.cumsum(jnp.where(order < d.size, -1.0, 1.0))  # after each bend
+        lengths = jnp.sum(room) + jnp.concatenate([jnp.zeros(1), jnp.cumsum(slope[:-1] * jnp.diff(at))])
+        last = jnp.maximum(jnp.sum(lengths > self.eps) - 1, 0)
+        t = jnp.where(lengths[0] > self.eps, at[last] + (lengths[last] - self.eps) / jnp.maximum(-slope[last], 1.0), 0.0)
 
-        def at(s: Array) -> Array:
-            return jnp.sign(d) * jnp.clip(jnp.abs(d) - (1.0 - s) * largest, 0.0, room)
+        def length_and_slope(t: Array) -> tuple[Array, Array]:
+            kept = jnp.clip(size - t, 0.0, room)
+            return jnp.sum(kept), jnp.sum((kept > 0.0) & (kept < room))
 
-        s = _largest(lambda s: jnp.sum(jnp.abs(at(s))) <= self.eps, jnp.ones((), x.dtype))
-        return x + at(s)
+        length, moving = length_and_slope(t)  # one Newton step takes the rounding of the long sums away
+        t = jnp.maximum(t + (length - self.eps) / jnp.maximum(moving, 1), 0.0)
+        return x + jnp.sign(d) * jnp.clip(size - t, 0.0, room)
 
     def ascend(self, x_adv: Image, gradient: Image, step_size: Scalar) -> Image:
         """The best point of the l1 ball of radius step_size around x' within the box: pixels are moved in the order of |g|, each as far
@@ -112,19 +135,6 @@ class L1(NamedTuple):
         sizes = jax.random.exponential(size_key, (x.size + 1,), x.dtype)
         signs = jax.random.rademacher(sign_key, x.shape, x.dtype)
         return jnp.clip(x + self.eps * signs * (sizes[:-1] / jnp.sum(sizes)).reshape(x.shape), 0.0, 1.0)
-
-
-def _largest(fits: Callable[[Array], Array], upper: Array, halvings: int = 30) -> Array:
-    """The largest s in [0, upper] with `fits(s)`, a condition that holds at 0 and is monotone in s (to float32 precision, by bisection)."""
-
-    def halve(_: Array | int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = bracket
-        middle = 0.5 * (low + high)
-        good = fits(middle)
-        return jnp.where(good, middle, low), jnp.where(good, high, middle)
-
-    low, _ = jax.lax.fori_loop(0, halvings, halve, (jnp.zeros_like(upper), upper))
-    return jnp.where(fits(upper), upper, low)
 
 
 BALLS: dict[str, Callable[[Scalar], Ball]] = {"linf": LInf, "l2": L2, "l1": L1}

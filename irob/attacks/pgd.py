@@ -38,7 +38,8 @@ def pgd(
       ball: norm and radius, from `attacks.balls`; it holds the [0, 1] box too.
       x: the clean image `[H, W, c]` in [0, 1].
       step_sizes: `[steps]`, one size per step in the ball's norm: `constant_steps` or `decaying_steps`.
-      start: the first iterate, x itself if None. Random starts are `ball.random_point(key, x)`. An objective that compares with x, such as a
+      start: the first iterate, projected on the ball; x itself if None.
+        Random starts are `ball.random_point(key, x)`. An objective that compares with x, such as a
         discrepancy, has gradient zero at x, so it needs a random start.
 
     Returns:
@@ -57,7 +58,7 @@ def pgd(
     def step(x_adv: Image, size: Any) -> tuple[Image, None]:
         return ball.project(ball.ascend(x_adv, jax.grad(objective)(x_adv), size), x), None
 
-    x_adv, _ = jax.lax.scan(step, _start(start, x), _checked(step_sizes))
+    x_adv, _ = jax.lax.scan(step, _start(start, ball, x), _checked(step_sizes, x))
     return jax.lax.stop_gradient(x_adv)
 
 
@@ -77,7 +78,7 @@ def best_of_pgd(
       objective: `x_adv -> (value, score)`; the value is ascended, the score compared. One forward pass gives both.
       ball, x, step_sizes, start: as in `pgd`.
     """
-    first = jax.lax.stop_gradient(_start(start, x))
+    first = jax.lax.stop_gradient(_start(start, ball, x))
 
     def better(best: AttackResult, x_adv: Image, score: Scalar) -> AttackResult:
         higher = score > best.score
@@ -90,7 +91,7 @@ def best_of_pgd(
         return (ball.project(ball.ascend(x_adv, gradient, size), x), best), None
 
     worst = AttackResult(first, jnp.full((), -jnp.inf, first.dtype))
-    (x_adv, best), _ = jax.lax.scan(step, (first, worst), _checked(step_sizes))
+    (x_adv, best), _ = jax.lax.scan(step, (first, worst), _checked(step_sizes, x))
     return jax.lax.stop_gradient(better(best, x_adv, objective(x_adv)[1]))
 
 
@@ -105,11 +106,11 @@ def decaying_steps(eps: Scalar, num_steps: int) -> Float[Array, " steps"]:
     return jnp.asarray(eps * np.array([0.2, 0.06, 0.02], np.float32)[third], jnp.float32)
 
 
-def _start(start: Image | None, x: Image) -> Array:
-    return jnp.asarray(x if start is None else start)
+def _start(start: Image | None, ball: Ball, x: Image) -> Array:
+    return jnp.asarray(x) if start is None else jnp.asarray(ball.project(start, x))
 
 
-def _checked(step_sizes: Float[Array, " steps"]) -> Array:
+def _checked(step_sizes: Float[Array, " steps"], x: Image) -> Array:
     if step_sizes.shape[0] < 1:
         raise ValueError("step_sizes is empty: an attack takes at least one step")
-    return jnp.asarray(step_sizes)
+    return jnp.asarray(step_sizes, x.dtype)
