@@ -101,10 +101,10 @@ def explained(config: "ml_collections.ConfigDict", params: Any) -> "list[Sample]
 def table(results: list[dict[str, Any]]) -> str:
     """Method x eps, accuracy with its 95% interval."""
     eps = [record["eps"] for record in results[0]["records"]]
-    lines = ["method  " + "".join(f"eps {e:<18g}" for e in eps)]
+    lines = ["method  " + "".join(f"eps {e:<18g}" for e in eps).rstrip()]
     for result in results:
         cells = "".join("{value:.3f} [{ci95[0]:.3f}, {ci95[1]:.3f}]".format(**record).ljust(22) for record in result["records"])
-        lines.append(f"{result['method']:8}{cells}")
+        lines.append(f"{result['method']:8}{cells}".rstrip())
     first = results[0]
     lines.append(
         f"Accuracy [95% interval], {first['n']} test images of {first['data']['name']} ({first['data']['from']}), seed {first['seed']}."

@@ -35,12 +35,12 @@ def method_and_size(variant: str) -> tuple[str, bool]:
 
 def finish(config: ml_collections.ConfigDict, tiny: bool) -> ml_collections.ConfigDict:
     """Adds the method's options; under `tiny` shrinks the run to a few seconds, to see that everything works."""
-    config.defense = ml_collections.ConfigDict(METHODS[config.method])
+    config.defense = ml_collections.ConfigDict(METHODS[config.method])  # the method's own options
     if tiny:
         config.num_steps = 8
         config.batch_size = 8
         config.eps_ramp = (2, 4)
-        config.attack.num_steps = 2
+        config.attack.num_steps = 2  # of each training step
         config.checkpoint_every = 4
         config.log_every = 2
         config.validation.num_examples = 16

@@ -14,12 +14,12 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """variant: METHOD or METHOD,tiny."""
     method, tiny = common.method_and_size(variant)
     config = ml_collections.ConfigDict()
-    config.dataset = "digits"
+    config.dataset = "digits"  # a key of data.DATASETS
     config.network = "small"  # or "pool"
-    config.method = method
+    config.method = method  # one of common.METHODS
     config.seed = 99  # of the initial weights (99: the authors'), the order of the data and the random starts
 
-    config.num_steps = 3_000
+    config.num_steps = 3_000  # 120 epochs
     config.batch_size = 50  # over all devices
     config.learning_rate = 2e-3  # Adam
     config.learning_rate_drops = (2_500,)  # after each of these steps the rate is divided by 10
@@ -27,8 +27,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.eps = 0.12  # radius on pixels in [0, 1]; a little more than the 0.1 that the quickstart looks at
     config.eps_ramp = (100, 1_000)  # 0 until the first step, linear to full at the second
     config.attack = ml_collections.ConfigDict()
-    config.attack.norm = "linf"
-    config.attack.num_steps = 5
+    config.attack.norm = "linf"  # or "l2", "l1": eps and step_size are then lengths in that norm
+    config.attack.num_steps = 5  # of each training step
     config.attack.step_size = 0.04  # pixels; constant while eps ramps up
 
     config.checkpoint_every = 1_000  # steps; validation comes with it
@@ -39,5 +39,5 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.validation.attack_steps = 10  # of eps / 4, cross-entropy, one random start
 
     config.evaluation = ml_collections.ConfigDict()
-    config.evaluation.eps = (0.0, 0.05, 0.1, 0.15, 0.2)
+    config.evaluation.eps = (0.0, 0.05, 0.1, 0.15, 0.2)  # the evaluation's ladder
     return common.finish(config, tiny)

@@ -11,7 +11,7 @@ from experiments.configs import mnist
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """variant: METHOD or METHOD,tiny."""
     config = mnist.get_config(variant)
-    config.dataset = "fashion_mnist"
+    config.dataset = "fashion_mnist"  # a key of data.DATASETS
     config.eps = 0.1  # not in the paper; 0.3 leaves little to see of a garment
-    config.evaluation.eps = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2)
+    config.evaluation.eps = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2)  # the evaluation's ladder
     return config

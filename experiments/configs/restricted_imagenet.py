@@ -15,9 +15,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """variant: METHOD or METHOD,tiny."""
     method, tiny = common.method_and_size(variant)
     config = ml_collections.ConfigDict()
-    config.dataset = "restricted_imagenet"
-    config.network = "wresnet"
-    config.method = method
+    config.dataset = "restricted_imagenet"  # a key of data.DATASETS
+    config.network = "wresnet"  # or "small", "pool"
+    config.method = method  # one of common.METHODS
     config.seed = 99  # of the initial weights (99: the authors'), the order of the data and the random starts
 
     config.num_steps = 140_000  # 35 epochs of the 257,000 training images in the nine groups
@@ -28,8 +28,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.eps = 0.003  # radius on pixels in [0, 1]
     config.eps_ramp = (5_000, 10_000)  # 0 until the first step, linear to full at the second
     config.attack = ml_collections.ConfigDict()
-    config.attack.norm = "linf"
-    config.attack.num_steps = 7
+    config.attack.norm = "linf"  # or "l2", "l1": eps and step_size are then lengths in that norm
+    config.attack.num_steps = 7  # of each training step
     config.attack.step_size = 0.001  # pixels; the authors' 0.1 is 33 eps, which only jumps between the corners of the ball
 
     config.checkpoint_every = 1_000  # steps; validation comes with it
@@ -40,5 +40,5 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.validation.attack_steps = 10  # of eps / 4, cross-entropy, one random start
 
     config.evaluation = ml_collections.ConfigDict()
-    config.evaluation.eps = (0.0, 2 / 255, 4 / 255, 6 / 255, 8 / 255, 9 / 255, 10 / 255)
+    config.evaluation.eps = (0.0, 2 / 255, 4 / 255, 6 / 255, 8 / 255, 9 / 255, 10 / 255)  # the evaluation's ladder
     return common.finish(config, tiny)
