@@ -254,7 +254,7 @@ def save_atomically(path: pathlib.Path, write: Callable[[Any], None]) -> None:
 
 # --- Restricted ImageNet, streamed ----------------------------------------------------------------------------------------------------------
 
-# Group -> ImageNet classes, first and last (Tsipras et al. 2019, https://arxiv.org/abs/1805.12152, table 1).
+# Group -> ImageNet classes, first and last (Tsipras et al. 2019, https://arxiv.org/abs/1805.12152).
 IMAGENET_GROUPS = {
     "dog": (151, 268),
     "cat": (281, 285),
@@ -284,8 +284,8 @@ def load_restricted_imagenet(split: str, data_dir: str | None) -> Stream:
     positions, labels, sha256 = _group_index(source)
     if split != "test":
         held_out = min(HELD_OUT_IMAGENET, len(positions) // 5)
-        kept = slice(0, held_out) if split == "validation" else slice(held_out, None)
-        positions, labels = positions[kept], labels[kept]
+        part = slice(0, held_out) if split == "validation" else slice(held_out, None)
+        positions, labels = positions[part], labels[part]
 
     def read(position: int) -> np.ndarray:
         from PIL import Image

@@ -180,7 +180,7 @@ def check(totals: Totals, directory: pathlib.Path) -> float:
     if totals.first_bad > 0:
         raise UserError(
             f"the loss or an update was not finite at step {int(totals.first_bad)}: training stopped, the checkpoints before it are kept in"
-            f" {directory / 'checkpoints'}; lower config.learning_rate or config.defense.weight"
+            f" {directory / 'checkpoints'}; lower config.learning_rate"
         )
     return float(totals.loss / totals.steps)
 
@@ -202,12 +202,13 @@ def claim(workdir: str, config: "ml_collections.ConfigDict") -> Iterator[pathlib
         try:
             directory.mkdir(parents=True, exist_ok=True)
             lock = held.enter_context((directory / ".lock").open("w"))
+            holds_a_run = (directory / "checkpoints").exists() or (directory / "metrics.jsonl").exists()  # asked before its config is
+            if file.exists():
+                refuse_changes(workdir, json.loads(file.read_text()), wanted)
+            elif holds_a_run:
+                raise UserError(f"{workdir} holds checkpoints or logs but no config.json: use another --workdir")
             if parallel.is_first_process():
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if file.exists():
-                    refuse_changes(workdir, json.loads(file.read_text()), wanted)
-                elif (directory / "checkpoints").exists() or (directory / "metrics.jsonl").exists():
-                    raise UserError(f"{workdir} holds checkpoints or logs but no config.json: use another --workdir")
                 text = json.dumps(wanted, indent=2, sort_keys=True)
                 data.save_atomically(file, lambda f: f.write(text.encode()))
         except BlockingIOError as error:

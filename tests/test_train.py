@@ -6,12 +6,13 @@ import jax
 import numpy as np
 import optax
 import pytest
+import tfds_directories
 
 import irob
 from experiments import data, parallel, train
 from experiments.checkpoints import Checkpoints, checksums
 from experiments.cli import UserError
-from experiments.configs import digits
+from experiments.configs import digits, restricted_imagenet
 
 
 @pytest.fixture(scope="module")
@@ -169,3 +170,17 @@ def test_a_half_written_line_of_the_log_is_dropped_on_resume(tmp_path):
         log.training(6, 0.5)
     steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert steps == [2, 6]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_streamed_data_set_trains(tmp_path):
+    """Restricted ImageNet at its size: 30 pictures of the released schema."""
+    tfds_directories.write_imagenet(tmp_path / "tfds", n=48)
+    config = restricted_imagenet.get_config("int,tiny")
+    config.num_steps = config.checkpoint_every = 2
+    config.eps_ramp = (0, 1)
+    config.validation.num_examples = 4
+    train.train(config, str(tmp_path / "run"), str(tmp_path / "tfds"))
+    with Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
+        assert checkpoints.steps() == [2]
+        assert checkpoints.metadata("latest")["data"]["name"] == "restricted_imagenet"
