@@ -85,7 +85,7 @@ def evaluate(
         "config": metadata["config"],
         "versions": provenance.versions(),
         "git_revision": provenance.git_revision(),
-        "device": provenance.device(),
+        "device": parallel.in_words(),
         "processes": parallel.num_processes(),
         "seconds": round(time.monotonic() - started, 1),
     }

@@ -54,6 +54,11 @@ def num_devices() -> int:
     return jax.device_count()
 
 
+def in_words() -> str:
+    """The devices of all processes, e.g. "8 x cpu"."""
+    return f"{num_devices()} x {jax.devices()[0].device_kind}"
+
+
 def default_batch_size(image_shape: tuple[int, int, int], n: int) -> int:
     """Images at a time on a device in evaluation of n: no more than there are; in pixels, what 50 images of 32 x 32 have on CPU, where two
     cores are at full speed with that, and ten times as much elsewhere.
@@ -62,9 +67,9 @@ def default_batch_size(image_shape: tuple[int, int, int], n: int) -> int:
     return max(1, min(-(-n // num_devices()), pixels // (image_shape[0] * image_shape[1])))
 
 
-def pmap(function: Callable[..., Any], in_axes: Any = 0, donate: Sequence[int] = ()) -> Callable[..., Any]:
-    """`jax.pmap` over the axis that `mean` and `position` refer to."""
-    return jax.pmap(function, axis_name=AXIS, in_axes=in_axes, donate_argnums=tuple(donate))
+def pmap(function: Callable[..., Any], donate: Sequence[int] = ()) -> Callable[..., Any]:
+    """`jax.pmap` over the axis that `mean` and `positions` refer to."""
+    return jax.pmap(function, axis_name=AXIS, donate_argnums=tuple(donate))
 
 
 def mean(tree: Any) -> Any:

@@ -7,7 +7,6 @@ import platform
 import subprocess
 from typing import Any
 
-import jax
 import ml_collections
 
 PACKAGES = ("irob", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
@@ -34,8 +33,3 @@ def git_revision() -> str | None:
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def device() -> str:
-    """The devices in words, e.g. "8 x cpu"."""
-    return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
