@@ -125,6 +125,11 @@ def checksums(state: Any) -> dict[str, str]:
     return {jax.tree_util.keystr(path): digest(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
 
 
+def fingerprint(state: Any) -> str:
+    """SHA-256 of all arrays of a tree."""
+    return hashlib.sha256(repr(sorted(checksums(state).items())).encode()).hexdigest()
+
+
 def shapes(state: Any) -> dict[str, str]:
     """Type and shape of every array of a tree, by its path, e.g. "float32(7, 7, 32, 100)"."""
     leaves = jax.tree_util.tree_leaves_with_path(state)

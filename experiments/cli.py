@@ -12,6 +12,11 @@ class UserError(Exception):
     """A mistake that its one-line message names, with the way to mend it. Commands print it without a traceback and exit with 2."""
 
 
+def warn(text: str) -> None:
+    """One line on stderr."""
+    print(f"warning: {text}", file=sys.stderr)
+
+
 def run(main: Callable[[], None]) -> None:
     """Parses the flags and calls `main`; a `UserError` anywhere becomes one line on stderr."""
 

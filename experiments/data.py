@@ -252,6 +252,24 @@ def save_atomically(path: pathlib.Path, write: Callable[[Any], None]) -> None:
     os.replace(file.name, path)
 
 
+def save_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes an .npz that is there whole or not at all."""
+    save_atomically(path, lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
+
+
+def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file.
+
+    Raises:
+      UserError: if it cannot be read.
+    """
+    try:
+        with np.load(path) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} cannot be read ({' '.join(str(error).split())[:120]}): delete it to measure anew") from error
+
+
 # --- Restricted ImageNet, streamed ----------------------------------------------------------------------------------------------------------
 
 # Group -> ImageNet classes, first and last (Tsipras et al. 2019, https://arxiv.org/abs/1805.12152).

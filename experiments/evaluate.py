@@ -1,15 +1,24 @@
-"""Measures the robust accuracy of a trained network.
+"""Measures a network: its robust accuracy, its interpretation under attack, the bound between the two.
 
-    python -m experiments.evaluate --workdir runs/mnist_int [--protocol standard|paper] [--step latest|best|N] [--out FILE]
+    python -m experiments.evaluate --workdir runs/mnist_int [--measure pgd,aai,bound,isa,tradeoff,topk_overlap,inversion] [--protocol standard|paper]
+    python -m experiments.evaluate --weights mnist_smallgap_int_100.pkl --dataset mnist [...]
 
-`standard` attacks the whole test split (or its first --num_examples) as hard as this project can; `paper` repeats the measurement of the paper's
-authors on their 200 images. Prints a table and writes one JSON file with the records and their provenance.
+`standard` attacks the whole test split (or its first --num_examples) as hard as this project can; `paper` repeats the measurements of the paper's
+authors on their images. Prints tables, writes one JSON file with flat records and their provenance, and an .npz with arrays by example. Interrupted,
+the same command goes on where it was.
+
+    pgd           accuracy against eps (--steps 1,10,100,200 for a ladder of steps)
+    aai           Kendall's tau of the true class's map under the top-k attack against it (--k)
+    bound         both sides of Proposition 1, under the smallest attack and the sneaking attack
+    isa           normalised discrepancy, slope, tau and Pearson's r under the sneaking attack, for every kind of discrepancy (--budgets)
+    tradeoff      discrepancy against eps under the sneaking attack
+    topk_overlap  top k positions in common with the maps of another network (--versus)
+    inversion     images that drive one unit of the representation
 """
 
-import json
-import os
 import pathlib
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -18,169 +27,180 @@ from experiments import cli
 from experiments.cli import UserError
 
 if TYPE_CHECKING:
-    from experiments.protocols import Protocol
+    import numpy as np
 
-SCHEMA = 1
+    from experiments.data import Split
+    from experiments.kept import Kept
+    from experiments.subjects import Subject
 
 
 def evaluate(
-    workdir: str,
+    subject: "Subject",
+    split: "Split",
     protocol_name: str = "standard",
-    step: str = "latest",
-    eps_values: tuple[float, ...] | None = None,
-    num_examples: int | None = None,
+    measures: Sequence[str] = ("pgd",),
+    *,
+    eps: tuple[float, ...] | None = None,
     batch_size: int | None = None,
-    data_dir: str | None = None,
-) -> dict[str, Any]:
-    """Evaluates a checkpoint; returns what `main` writes: provenance and `records`.
+    kept: "Kept | None" = None,
+    **options: Any,
+) -> "tuple[dict[str, Any], dict[str, np.ndarray]]":
+    """Measures a network; returns what `main` writes: provenance with `records`, and arrays by example.
 
     Args:
-      workdir: of a training.
+      subject: from `subjects.from_workdir` or `subjects.from_weights`.
+      split: of its data set, the test images.
       protocol_name: a key of `protocols.PROTOCOLS`.
-      step: "latest", "best" or a step number.
-      eps_values: the ladder; None for that of the config.
-      num_examples: only the first ones of the test split.
+      measures: keys of `measures.MEASURES`.
+      eps: the ladder; None for that of the subject.
       batch_size: per device, None for the device's default; it does not change results.
-      data_dir: where tfds data sets lie.
+      kept: results of an interrupted run.
+      options: other fields of `measures.Task`.
     """
-    import ml_collections
-    import tqdm
+    from experiments import parallel, protocols, provenance, results
+    from experiments.evaluator import Evaluator
+    from experiments.measures import MEASURES, Task
 
-    from experiments import data, parallel, protocols, provenance, train
-    from experiments.checkpoints import Checkpoints
-    from experiments.configs import common
-
-    protocol = find_protocol(protocol_name)
-    if batch_size is not None and batch_size < 1:
-        raise UserError(f"--batch_size={batch_size} must be positive")
     started = time.monotonic()
-    with Checkpoints(workdir, read_only=True) as checkpoints:
-        metadata = checkpoints.metadata(step)
-        config = ml_collections.ConfigDict(metadata["config"])
-        common.validate(config)
-        network, _ = train.build(config)
-        restored = checkpoints.restore(step, train.initial_state(config, network))
-    ladder = tuple(sorted({0.0, *(config.evaluation.eps if eps_values is None else eps_values)}))
-    for eps in ladder:
-        if not common.is_radius(eps, config.attack.norm):
-            raise UserError(
-                f"--eps: {eps} is no radius; an l-inf eps is in [0, 1], the range of a pixel, any other is finite and not negative"
-            )
-
-    split = data.load(config.dataset, "test", data_dir)
-    indices = protocols.chosen(protocol, len(split.labels), num_examples)
-    evaluator = protocols.Evaluator(network, restored.state.params, split, batch_size, config.seed)
-    outcomes = evaluator.ladder(protocol, config.attack.norm, ladder, indices)
-    progress = tqdm.tqdm(outcomes, total=len(ladder), desc=f"{config.dataset} {config.method} {protocol_name}", unit="eps")
-    records = [protocols.record(protocol, config.attack.norm, outcome) for outcome in progress]
-    return {
-        "schema": SCHEMA,
-        "method": config.method,
-        "protocol": {"name": protocol_name, "description": protocol.description, **settings(protocol)},
+    protocol = protocols.find(protocol_name)
+    ladder = subject.ladder(eps)
+    evaluator = Evaluator(subject.network, subject.params, split, batch_size, subject.seed, kept, quiet=False)
+    task = Task(evaluator, protocol, subject.norm, ladder, **options)
+    records: list[dict[str, Any]] = []
+    arrays: dict[str, np.ndarray] = {}
+    counts: dict[str, int] = {}
+    for name in measures:
+        measured = MEASURES[name](task)
+        records += measured.records
+        arrays |= {f"{name}/{key}": value for key, value in measured.arrays.items()}
+        counts[name] = len(measured.arrays["indices"])
+    result = {
+        "schema": results.SCHEMA,
+        "method": subject.name,
+        "dataset": subject.dataset,
+        "measures": list(measures),
+        "protocol": {"name": protocol_name, "description": protocol.description, **protocols.settings(protocol)},
         "records": records,
-        "n": len(indices),
-        "seed": config.seed,
+        "n": counts[measures[0]],
+        "n_by_measure": counts,
+        "seed": subject.seed,
         "data": split.source,
-        "checkpoint": {"workdir": str(workdir), "step": restored.step, "sha256": metadata["sha256"], "versions": metadata["versions"]},
-        "config": metadata["config"],
+        **subject.about,
         "versions": provenance.versions(),
         "git_revision": provenance.git_revision(),
         "device": parallel.in_words(),
         "processes": parallel.num_processes(),
         "seconds": round(time.monotonic() - started, 1),
     }
-
-
-def find_protocol(name: str) -> "Protocol":
-    """A protocol by name."""
-    from experiments import protocols
-
-    if name not in protocols.PROTOCOLS:
-        raise UserError(f"unknown protocol {name!r}: choose one of {', '.join(protocols.PROTOCOLS)}")
-    return protocols.PROTOCOLS[name]
-
-
-def settings(protocol: "Protocol") -> dict[str, Any]:
-    """The numbers of a protocol, for the record."""
-    fields = ("objectives", "restarts", "steps", "random_start", "best_iterate", "nested")
-    return {field: getattr(protocol, field) for field in fields} | {"step_sizes": protocol.step_sizes.__name__}
-
-
-def table(result: dict[str, Any]) -> str:
-    """The records as text: accuracy with its 95% interval at each eps."""
-    lines = [f"{'eps':>8}  {'accuracy':>8}  95% interval"]
-    for record in result["records"]:
-        low, high = record["ci95"]
-        lines.append(f"{record['eps']:8.4f}  {record['value']:8.3f}  [{low:.3f}, {high:.3f}]")
-    source = result["data"]
-    lines.append(f"n = {result['n']} test images of {source['name']} ({source['from']}); {result['protocol']['description']}")
-    return "\n".join(lines)
-
-
-def write(result: dict[str, Any], out: pathlib.Path) -> None:
-    """Writes a result, whole or not at all; `check_free` comes before the work."""
-    from experiments import data
-
-    try:
-        data.save_atomically(out, lambda file: file.write((json.dumps(result, indent=1) + "\n").encode()))
-    except OSError as error:
-        raise UserError(f"--out {out} cannot be written ({error.strerror or error}): choose another") from error
-
-
-def check_free(out: pathlib.Path, overwrite: bool) -> None:
-    """Refuses a file that exists, unless told to overwrite it, and a place that cannot be written."""
-    if out.exists() and not overwrite:
-        raise UserError(f"{out} exists: give another --out, or --overwrite")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {out} cannot be written ({error.strerror or error}): choose another") from error
-    if not os.access(out.parent, os.W_OK) or out.is_dir():
-        raise UserError(f"--out {out} cannot be written: choose another")
-
-
-def parse_eps(given: list[str] | None) -> tuple[float, ...] | None:
-    """The ladder of --eps; fractions like 8/255 are understood."""
-    try:
-        return None if given is None else tuple(float(a) / float(b or 1) for a, _, b in (text.partition("/") for text in given))
-    except (ValueError, ZeroDivisionError) as error:
-        raise UserError(f"--eps={','.join(given or [])}: numbers or fractions, separated by commas, e.g. 0,0.1,8/255") from error
+    return result, arrays
 
 
 def main() -> None:
-    """Parses flags, evaluates, prints and writes."""
-    from experiments import parallel
+    """Parses flags, measures, prints and writes."""
+    from experiments import data, kept, parallel, protocols, provenance, results, subjects, tables
+    from experiments.checkpoints import fingerprint
 
     flag = flags.FLAGS
-    eps_values = parse_eps(flag.eps)
-    find_protocol(flag.protocol)
-    if not pathlib.Path(flag.workdir).is_dir():
-        raise UserError(f"there are no checkpoints in {flag.workdir}: train there first, or give the --workdir of a run")
-    out = pathlib.Path(flag.out or pathlib.Path(flag.workdir) / f"{flag.protocol}_{flag.step}.json")
-    check_free(out, flag.overwrite)
+    eps, measures = parse_numbers("eps", flag.eps), parse_measures(flag.measure)
+    steps = tuple(int(number) for number in parse_numbers("steps", flag.steps) or ())
+    budgets = parse_numbers("budgets", flag.budgets) or ()
+    protocols.find(flag.protocol)
+    refuse(flag.batch_size is not None and flag.batch_size < 1, f"--batch_size={flag.batch_size} must be positive")
+    refuse(any(number < 1 for number in steps), f"--steps={flag.steps}: every number must be positive")
+    refuse(not budgets or any(number <= 1 for number in budgets), "--budgets: multiples of the smallest eps, each larger than 1")
+    refuse(list(budgets) != sorted(budgets), "--budgets must ascend")
+    refuse((flag.workdir is None) == (flag.weights is None), "give either --workdir of a training or --weights FILE.pkl")
+    refuse(flag.dataset is not None and flag.weights is None, "--dataset goes with --weights: a workdir knows its own")
+    refuse(
+        "topk_overlap" in measures and not flag.versus, "--measure topk_overlap compares two networks: give --versus WORKDIR or FILE.pkl"
+    )
     parallel.start(flag.coordinator, flag.num_processes, flag.process_id)
-    result = evaluate(flag.workdir, flag.protocol, flag.step, eps_values, flag.num_examples, flag.batch_size, flag.data_dir)
-    if parallel.is_first_process():
-        print(table(result))
-        write(result, out)
-        print(f"written to {out}")
+    if flag.weights:
+        subject = subjects.from_weights(flag.weights, flag.dataset, flag.force)
+        out = pathlib.Path(flag.out or default_name(f"{subject.name}_{flag.protocol}", measures))
+    else:
+        refuse(
+            not pathlib.Path(flag.workdir).is_dir(),
+            f"there are no checkpoints in {flag.workdir}: train there first, or give the --workdir of a run",
+        )
+        subject = subjects.from_workdir(flag.workdir, flag.step)
+        out = pathlib.Path(flag.out or pathlib.Path(flag.workdir) / default_name(f"{flag.protocol}_{flag.step}", measures))
+    results.check_free(out, flag.overwrite)
+    height, width, _ = subject.network.features_shape()
+    refuse(not 1 <= flag.k <= height * width, f"--k={flag.k} must be in 1..{height * width}, the positions of a map")
+    other = subjects.from_path(flag.versus, subject.dataset) if flag.versus else None
+    split = data.load(subject.dataset, "test", flag.data_dir)
+    options = {"num_examples": flag.num_examples, "steps": steps, "k": flag.k, "budgets": budgets}
+    settings = {
+        **options,
+        "protocol": flag.protocol,
+        "eps": subject.ladder(eps),
+        "network": fingerprint(subject.params),
+        "versus": other and fingerprint(other.params),
+        "data": split.source,
+        "versions": provenance.versions(),
+        "git_revision": provenance.git_revision(),
+    }
+    with kept.beside(out, settings) as partial:
+        versus = other and (other.name, other.network, other.params)
+        options |= {"eps": eps, "batch_size": flag.batch_size, "kept": partial, "other": versus}
+        result, arrays = evaluate(subject, split, flag.protocol, measures, **options)
+        if parallel.is_first_process():
+            print(tables.text(result))
+            results.write(result, arrays, out)
+            print(f"written to {out}")
+
+
+def refuse(wrong: bool, message: str) -> None:
+    """A `UserError` if something is wrong."""
+    if wrong:
+        raise UserError(message)
+
+
+def default_name(stem: str, measures: Sequence[str]) -> str:
+    """STEM.json of robust accuracy, STEM_MEASURE_MEASURE.json of anything else."""
+    return "_".join([stem, *(() if list(measures) == ["pgd"] else measures)]) + ".json"
+
+
+def parse_measures(given: list[str]) -> tuple[str, ...]:
+    """The measures asked for, each once."""
+    from experiments.measures import MEASURES
+
+    for name in given:
+        refuse(name not in MEASURES, f"unknown measure {name!r}: choose from {', '.join(MEASURES)}")
+    return tuple(dict.fromkeys(given))
+
+
+def parse_numbers(flag: str, given: list[str] | None) -> tuple[float, ...] | None:
+    """Numbers, or fractions like 8/255."""
+    try:
+        return None if given is None else tuple(float(a) / float(b or 1) for a, _, b in (text.partition("/") for text in given))
+    except (ValueError, ZeroDivisionError) as error:
+        raise UserError(f"--{flag}={','.join(given or [])}: numbers or fractions, separated by commas, e.g. 0,0.1,8/255") from error
 
 
 def define_flags() -> None:
     """Flags of the command line."""
     flags.DEFINE_string("workdir", None, "of a training")
+    flags.DEFINE_string("weights", None, "instead of a workdir: a file of weights as the paper's authors released them")
+    flags.DEFINE_string("dataset", None, "with --weights: the data set to measure on")
+    flags.DEFINE_bool("force", False, "with --weights: measure even if weights are not finite")
+    flags.DEFINE_list("measure", "pgd", "what to measure, one or several of those above")
     flags.DEFINE_string("protocol", "standard", "standard (as strong as we have) or paper (as its authors measured)")
     flags.DEFINE_string("step", "latest", "checkpoint: latest, best (robust validation accuracy) or a number")
     flags.DEFINE_list("eps", None, "ladder of eps, e.g. 0,0.1,8/255 (default: that of the config)")
+    flags.DEFINE_list("steps", None, "of PGD, one or several (default: those of the protocol)")
+    flags.DEFINE_integer("k", 8, "how many of the most salient positions of a map, for aai and topk_overlap")
+    flags.DEFINE_list("budgets", "1.5,2,3,4", "of the sneaking attack, multiples of the smallest eps that changes the prediction")
+    flags.DEFINE_string("versus", None, "a second network for topk_overlap: a workdir or a file of weights")
     flags.DEFINE_integer("num_examples", None, "only the first ones of the test split (standard protocol)")
     flags.DEFINE_integer("batch_size", None, "images at a time on a device (default: chosen for it); results do not depend on it")
-    flags.DEFINE_string("out", None, "result file (default: WORKDIR/PROTOCOL_STEP.json)")
+    flags.DEFINE_string("out", None, "result file (default: WORKDIR/PROTOCOL_STEP[_MEASURES].json or WEIGHTS_PROTOCOL[_MEASURES].json)")
     flags.DEFINE_bool("overwrite", False, "replace an existing result file")
     flags.DEFINE_string("data_dir", None, "where tfds data sets lie (default: $TFDS_DATA_DIR or tfds's own)")
     flags.DEFINE_string("coordinator", None, "several processes: host:port of process 0, or auto on TPU pods")
     flags.DEFINE_integer("num_processes", 1, "how many processes there are")
     flags.DEFINE_integer("process_id", 0, "which one this is")
-    flags.mark_flag_as_required("workdir")
 
 
 if __name__ == "__main__":

@@ -54,6 +54,12 @@ def num_devices() -> int:
     return jax.device_count()
 
 
+def wait(where: str) -> None:
+    """Until every process has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(where)
+
+
 def in_words() -> str:
     """The devices of all processes, e.g. "8 x cpu"."""
     return f"{num_devices()} x {jax.devices()[0].device_kind}"

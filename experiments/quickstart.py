@@ -47,22 +47,17 @@ def quickstart(workdir: pathlib.Path, tiny: bool = False) -> list[dict[str, Any]
 
 def evaluated(workdir: pathlib.Path, num_examples: int | None) -> dict[str, Any]:
     """The result of this workdir's last checkpoint: the one on file if it is of that checkpoint, else measured now and filed."""
-    from experiments import evaluate
-    from experiments.checkpoints import Checkpoints
+    from experiments import data, evaluate, results, subjects
 
     file = workdir / "standard_latest.json"
+    subject = subjects.from_workdir(str(workdir))
     if file.exists():
-        with Checkpoints(workdir, read_only=True) as checkpoints:
-            digests = checkpoints.metadata("latest")["sha256"]
-        try:
-            result = json.loads(file.read_text())
-            if result["checkpoint"]["sha256"] == digests:
-                return result
-        except (json.JSONDecodeError, KeyError, TypeError):
-            pass
+        result = results.read(file)
+        if result["checkpoint"]["sha256"] == subject.about["checkpoint"]["sha256"]:
+            return result
         raise UserError(f"{file} is not the result of the checkpoint beside it: move it away, or give another --workdir")
-    result = evaluate.evaluate(str(workdir), num_examples=num_examples)
-    evaluate.write(result, file)
+    result, arrays = evaluate.evaluate(subject, data.load(subject.dataset, "test"), num_examples=num_examples)
+    results.write(result, arrays, file)
     return result
 
 
@@ -72,8 +67,9 @@ def explained(config: "ml_collections.ConfigDict", params: Any) -> "list[Sample]
     import numpy as np
 
     import irob
-    from experiments import data, protocols, train
+    from experiments import data, train
     from experiments.figures import Sample
+    from experiments.measures import pgd
 
     network, _ = train.build(config)
     split = data.load(config.dataset, "test").first(SHOWN)
@@ -84,7 +80,7 @@ def explained(config: "ml_collections.ConfigDict", params: Any) -> "list[Sample]
     @jax.jit
     def attack(params: Any, x: Any, labels: Any) -> Any:
         explain = network.attack_form(params)
-        return jax.vmap(lambda x, t: protocols.attacked_image(explain, irob.margin, ball, x, t, sizes, x, best_iterate=True))(x, labels)
+        return jax.vmap(lambda x, t: pgd.attacked_image(explain, irob.margin, ball, x, t, sizes, x, best_iterate=True))(x, labels)
 
     x_adv = attack(params, x, labels)
     names = data.find(config.dataset).classes

@@ -32,6 +32,8 @@ import optax
 from experiments import data, parallel, protocols, provenance
 from experiments.checkpoints import SCORE, Checkpoints
 from experiments.configs import common
+from experiments.evaluator import Evaluator
+from experiments.measures.pgd import ladder
 from irob import networks
 from irob.arrays import Array, Params, Scalar
 from irob.attacks.balls import BALLS
@@ -187,9 +189,9 @@ def check(totals: Totals, directory: pathlib.Path) -> float:
 
 def validate(config: "ml_collections.ConfigDict", network: CAMNetwork, params: Params, split: data.Split) -> dict[str, float]:
     """Accuracy on the validation images, clean and under the short attack at full eps."""
-    evaluator = protocols.Evaluator(network, params, split, None, config.seed)
+    evaluator = Evaluator(network, params, split, None, config.seed)
     protocol = protocols.validation_protocol(config.validation.attack_steps)
-    outcomes = list(evaluator.ladder(protocol, config.attack.norm, (0.0, config.eps), np.arange(len(split.labels))))
+    outcomes = list(ladder(evaluator, protocol, config.attack.norm, (0.0, config.eps), np.arange(len(split.labels))))
     return {"clean_accuracy": float(outcomes[0].correct.mean()), SCORE: float(outcomes[-1].correct.mean())}
 
 

@@ -58,6 +58,15 @@ def soft_two_class(adversarial_logits: Logits, label: Label) -> ClassWeights:
     return jnp.where(true, 1.0, others)
 
 
+def normalised(class_weights: ClassWeights, clean_maps: Maps) -> ClassWeights:
+    """`w_c / (max_u M_c(u) - min_u M_c(u))`: weights that measure each class's change against the range of its clean map.
+
+    The scale of the paper's tables of the sneaking attack. A constant map has range 0; its change is not counted.
+    """
+    spread = jnp.max(clean_maps, axis=(0, 1)) - jnp.min(clean_maps, axis=(0, 1))
+    return jnp.where(spread > 0.0, class_weights / jnp.where(spread > 0.0, spread, 1.0), 0.0)
+
+
 def top_k_pixels(clean_maps: Maps, k: int) -> PixelSet:
     """The k largest positions of each class's clean map (ties: the earlier position), True there.
 
@@ -80,12 +89,17 @@ def l1_norm(difference: Maps) -> ClassWeights:
 
 def l2_norm(difference: Maps) -> ClassWeights:
     """`sqrt(sum_u d_c(u)^2)` for each class; its gradient at 0 is 0."""
-    squared = jnp.sum(difference**2, axis=(0, 1))
+    squared = squared_l2_norm(difference)
     positive = squared > 0.0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), 0.0)
 
 
-NORMS = {"l1": l1_norm, "l2": l2_norm}
+def squared_l2_norm(difference: Maps) -> ClassWeights:
+    """`sum_u d_c(u)^2` for each class: what the paper's authors ascend and plot as l2."""
+    return jnp.sum(difference**2, axis=(0, 1))
+
+
+NORMS = {"l1": l1_norm, "l2": l2_norm, "squared_l2": squared_l2_norm}
 
 
 def discrepancy(
@@ -101,7 +115,7 @@ def discrepancy(
       clean_maps, adversarial_maps: `[h, w, C]`, the maps of x and of x'.
       class_weights: `w [C]`, >= 0.
       pixels: `P [h, w, C]`, True where a position counts; None counts all.
-      norm: "l1" or "l2", a key of `NORMS`.
+      norm: "l1", "l2" or "squared_l2", a key of `NORMS`.
 
     Raises:
       ValueError: for an unknown norm.
@@ -140,6 +154,26 @@ def proposition_1_gap(clean: Explanation, adversarial: Explanation, label: Label
     weights = two_class(label, target, clean.logits.shape[-1])
     measured = discrepancy(complete(clean.maps), complete(adversarial.maps), weights)
     return Bound(measured, 0.5 * (pick(clean.logits, label) - pick(clean.logits, target)))
+
+
+def top_k_overlap(a: Maps, b: Maps, k: int) -> Float[Array, " C"]:
+    """`|top_k(a_c) & top_k(b_c)| / k` for each class, in [0, 1]: the share of their k largest positions that two maps have in common.
+
+    Args:
+      a, b: `[h, w, C]`, e.g. the maps of two networks on one image.
+      k: as in `top_k_pixels`, which says what is raised.
+    """
+    return jnp.sum(top_k_pixels(a, k) & top_k_pixels(b, k), axis=(0, 1)) / k
+
+
+def pearson(a: Float[Array, "*shape"], b: Float[Array, "*shape"]) -> Scalar:
+    """Pearson's correlation of two maps, in [-1, 1]; NaN if a map is constant.
+
+    r = <a - mean a, b - mean b> / ( ||a - mean a||_2 ||b - mean b||_2 )
+    """
+    a, b = a - jnp.mean(a), b - jnp.mean(b)
+    a, b = (v / jnp.max(jnp.abs(v)) for v in (a, b))  # squares of small numbers would vanish
+    return jnp.sum(a * b) / (jnp.sqrt(jnp.sum(a**2)) * jnp.sqrt(jnp.sum(b**2)))
 
 
 def kendall_tau(a: Float[Array, "*shape"], b: Float[Array, "*shape"]) -> Scalar:

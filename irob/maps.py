@@ -1,12 +1,27 @@
-"""Interpretation maps. A map of class c is `[h, w]`, signed; maps of all classes are stacked last: `[h, w, C]`."""
+"""Interpretation maps. A map of class c is `[h, w]`, signed; maps of all classes are stacked last: `[h, w, C]`.
 
+Maps that are linear in the last feature map A, `M = A V`, differ only in the matrix V that reads them off; `READOUTS` has it for each by name:
+
+    cam                    V = W, the head                maps [h, w, C]
+    grad_cam_plus_plus     V = max(W, 0)                  maps [h, w, C], h w times Grad-CAM++
+    representation         V = 1                          maps [h, w, K], A itself
+
+Grad-CAM of such a network is its class activation map over h w, that is the `complete` one.
+"""
+
+from collections.abc import Callable
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from irob.arrays import Array, Features, Maps
+from irob.arrays import Array, Features, Logits, Maps
+
+Head = Float[Array, "K C"]
+Readout = Callable[[Head], Float[Array, "K maps"]]
 
 
-def cam(features: Features, head: Float[Array, "K C"]) -> Maps:
+def cam(features: Features, head: Head) -> Maps:
     """Class activation maps `M_c(u) = sum_k W_kc A_k(u)`, signed, neither rectified nor upsampled.
 
     For a network that ends in the spatial mean and this linear head, the mean of `M_c` over positions is the logit of class c.
@@ -17,6 +32,52 @@ def cam(features: Features, head: Float[Array, "K C"]) -> Maps:
     [[[1.0, -2.0]]]
     """
     return features @ head
+
+
+def grad_cam(features: Features, score: Callable[[Features], Logits]) -> Maps:
+    """Grad-CAM before its final rectification (signed, neither upsampled nor normalised):
+
+        M_c(u) = sum_k alpha_kc A_k(u),    alpha_kc = mean over u of  d f_c / d A_k(u)
+
+    Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391, eq. 1 and 2. For the spatial mean and a linear head it is `complete(cam(...))`.
+
+    Args:
+      features: A, `[h, w, K]`.
+      score: the rest of the network, A -> logits `[C]`.
+    """
+    return cam(features, jnp.mean(_gradients(features, score), axis=(1, 2)).T)
+
+
+def grad_cam_plus_plus(features: Features, score: Callable[[Features], Logits]) -> Maps:
+    """Grad-CAM++ before its final rectification:
+
+        M_c(u) = sum_k w_kc A_k(u),    w_kc = sum_u a_kc(u) max(g, 0),    g = d f_c / d A_k(u)
+        a_kc(u) proportional to g^2 / (2 g^2 + g^3 sum_v A_k(v)), its sum over the positions where g > 0 being 1
+
+    Chattopadhay et al. 2018, https://arxiv.org/abs/1710.11063, eq. 5 and 19 (with `exp f_c` as the score; the factor `exp f_c`, common to all k,
+    is dropped), normalised as in its authors' code. For the spatial mean and a linear head W it is `cam(A, max(W, 0)) / (h w)`.
+
+    Args:
+      features, score: as in `grad_cam`.
+    """
+    g = _gradients(features, score)
+    positive = g > 0.0
+    curvature = 2.0 + g * jnp.sum(features, axis=(0, 1))  # the fraction, shortened by g^2
+    a = jnp.where(positive & (curvature != 0.0), 1.0 / jnp.where(curvature == 0.0, 1.0, curvature), 0.0)
+    whole = jnp.sum(a, axis=(1, 2), keepdims=True)
+    a = a / jnp.where(whole == 0.0, 1.0, whole)
+    return cam(features, jnp.sum(a * jnp.maximum(g, 0.0), axis=(1, 2)).T)
+
+
+def _gradients(features: Features, score: Callable[[Features], Logits]) -> Float[Array, "C h w K"]:
+    return jax.jacrev(score)(features)
+
+
+READOUTS: dict[str, Readout] = {
+    "cam": lambda head: head,
+    "grad_cam_plus_plus": lambda head: jnp.maximum(head, 0.0),
+    "representation": lambda head: jnp.eye(head.shape[0], dtype=head.dtype),
+}
 
 
 def complete(maps: Maps) -> Maps:

@@ -18,7 +18,7 @@ from jaxtyping import Float
 
 from irob import convolutions
 from irob.arrays import Array, Explain, Explanation, Features, Image, Params
-from irob.maps import cam
+from irob.maps import READOUTS, Readout, cam
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,15 +115,18 @@ class CAMNetwork(nn.Module):
         return params | {"head": {"kernel": draw(channels, self.num_classes)}}
 
     @nn.nowrap
-    def explain(self, params: Params, x: Image) -> Explanation:
+    def explain(self, params: Params, x: Image, readout: Readout = READOUTS["cam"]) -> Explanation:
         """Class activation maps `[h, w, C]` and logits `[C]` of one image `[H, W, c]` in [0, 1].
 
         Computed with the head folded, which is as exact, cheaper, and differentiable in every parameter.
 
+        Args:
+          readout: which maps are read off the last feature map, a value of `maps.READOUTS`.
+
         Raises:
           ValueError: if the image is not of the network's input shape, or not of floats.
         """
-        return self._explainer(params, convolutions.training_form)(x)
+        return self._explainer(params, convolutions.training_form, readout)(x)
 
     @nn.nowrap
     def features(self, params: Params, x: Image) -> Features:
@@ -131,8 +134,18 @@ class CAMNetwork(nn.Module):
         return self.apply({"params": params}, self._checked(x), method="trunk")  # type: ignore[return-value]
 
     @nn.nowrap
-    def fold_head(self, params: Params) -> tuple["CAMNetwork", Params]:
-        """The same function with the head folded into the last convolution: kernel `[k, k, I, K] W -> [k, k, I, C]`, bias `b W`.
+    def features_shape(self) -> tuple[int, int, int]:
+        """(h, w, K) of the last feature map."""
+        (h, w), channels = self.input_shape[:2], self.input_shape[2]
+        for layer in self.layers:
+            step = layer.stride if isinstance(layer, Conv) else layer.width
+            h, w = -(-h // step), -(-w // step)
+            channels = layer.channels if isinstance(layer, Conv) else channels
+        return h, w, channels
+
+    @nn.nowrap
+    def fold_head(self, params: Params, readout: Readout = READOUTS["cam"]) -> tuple["CAMNetwork", Params]:
+        """The same maps with the head folded into the last convolution: kernel `[k, k, I, K] V -> [k, k, I, C]`, bias `b V`, V = W for `cam`.
 
         Exact, because nothing stands between the two. What is left of the head is the identity. A network that ends in anything but a plain
         convolution comes back as it is.
@@ -141,13 +154,14 @@ class CAMNetwork(nn.Module):
         if not isinstance(last, Conv) or last.shortcut:
             return self, params
         name = f"conv_{len(_convs(self.layers)) - 1}"
-        head = params["head"]["kernel"]
-        conv = {part: params[name][part] @ head for part in ("kernel", "bias")}
-        folded = self.clone(layers=(*self.layers[:-1], dataclasses.replace(last, channels=self.num_classes)))
-        return folded, {**params, name: conv, "head": {"kernel": np.eye(self.num_classes, dtype=np.float32)}}
+        reading = readout(params["head"]["kernel"])
+        maps = reading.shape[1]
+        conv = {part: params[name][part] @ reading for part in ("kernel", "bias")}
+        folded = self.clone(layers=(*self.layers[:-1], dataclasses.replace(last, channels=maps)), num_classes=maps)
+        return folded, {**params, name: conv, "head": {"kernel": np.eye(maps, dtype=np.float32)}}
 
     @nn.nowrap
-    def attack_form(self, params: Params) -> Explain:
+    def attack_form(self, params: Params, readout: Readout = READOUTS["cam"]) -> Explain:
         """`x -> (maps, logits)`, equal to `explain(params, x)`, made for the inside of an attack loop: head folded, convolutions prepared once.
 
         It has gradients with respect to x only, in reverse mode (use `explain` for forward mode). Call it outside of the loop.
@@ -155,33 +169,34 @@ class CAMNetwork(nn.Module):
         Raises:
           ValueError: when differentiated with respect to params.
         """
-        return self._explainer(convolutions.constant(params), convolutions.loop_form)
+        return self._explainer(convolutions.constant(params), convolutions.loop_form, readout)
 
     @nn.nowrap
-    def _explainer(self, params: Params, form: convolutions.Form) -> Explain:
+    def _explainer(self, params: Params, form: convolutions.Form, readout: Readout) -> Explain:
         """The network as a function of x, its convolutions in a given form.
 
         Where the last layer is a plain convolution, the logits are read off its input h by a linear map of their own, `f = <h, V> + b W` with V the
         mean over positions of the folded convolution: whoever asks for logits alone does not pay for maps.
         """
-        network, params = self.fold_head(params)
+        head = params["head"]["kernel"]
+        network, folded = self.fold_head(params, readout)
         convs: list[convolutions.Convolution] = []
         size = network.input_shape[:2]
         for layer in network.layers:
             step = layer.stride if isinstance(layer, Conv) else layer.width
             if isinstance(layer, Conv):
-                kernel, bias = (params[f"conv_{len(convs)}"][part] for part in ("kernel", "bias"))
+                kernel, bias = (folded[f"conv_{len(convs)}"][part] for part in ("kernel", "bias"))
                 convs.append(form(kernel, bias, layer.stride, size))
             before, size = size, (-(-size[0] // step), -(-size[1] // step))
-        head = params["head"]["kernel"]
 
         def ending_in_features(x: Image) -> Explanation:
             features = _run(network.layers, convs, self._checked(x))
-            return Explanation(cam(features, head), jnp.mean(features, axis=(0, 1)) @ head)
+            return Explanation(cam(features, readout(head)), jnp.mean(features, axis=(0, 1)) @ head)
 
         if network is self:
             return ending_in_features
         assert isinstance(layer, Conv)
+        kernel, bias = (params[f"conv_{len(convs) - 1}"][part] @ head for part in ("kernel", "bias"))
         reading = convolutions.mean_over_positions(kernel, layer.stride, before)
 
         def ending_in_convolution(x: Image) -> Explanation:

@@ -96,7 +96,7 @@ def validate(config: ml_collections.ConfigDict, num_devices: int = 1) -> None:
     )
 
 
-def changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+def changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "config.") -> list[str]:
     """Lines `field: old -> new` for every field in which two nested dictionaries differ."""
     lines = []
     for key in sorted({*old, *new}):
@@ -104,5 +104,5 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") ->
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             lines += changes(a, b, f"{prefix}{key}.")
         elif a != b:
-            lines.append(f"config.{prefix}{key}: {a!r} -> {b!r}")
+            lines.append(f"{prefix}{key}: {a!r} -> {b!r}")
     return lines

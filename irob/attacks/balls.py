@@ -50,6 +50,28 @@ class LInf(NamedTuple):
         return self.project(x + jax.random.uniform(key, x.shape, x.dtype, -1.0, 1.0) * self.eps, x)
 
 
+class ClippedLInf(NamedTuple):
+    """`LInf` with steps along the clipped gradient instead of its sign, as in the sneaking attack of the paper's authors.
+
+    gain: they take 1000 / N, because their gradient is that of the mean over N images.
+    """
+
+    eps: Scalar
+    gain: Scalar
+
+    def project(self, x_adv: Image, x: Image) -> Image:
+        """That of `LInf`."""
+        return LInf(self.eps).project(x_adv, x)
+
+    def ascend(self, x_adv: Image, gradient: Image, step_size: Scalar) -> Image:
+        """`x' + step_size clip(gain g, -1, 1)`."""
+        return x_adv + step_size * jnp.clip(self.gain * gradient, -1.0, 1.0)
+
+    def random_point(self, key: PRNGKey, x: Image) -> Image:
+        """That of `LInf`."""
+        return LInf(self.eps).random_point(key, x)
+
+
 class L2(NamedTuple):
     """`sqrt(sum_i (x'_i - x_i)^2) <= eps`."""
 

@@ -95,6 +95,19 @@ def best_of_pgd(
     return jax.lax.stop_gradient(better(best, x_adv, objective(x_adv)[1]))
 
 
+def last_of_pgd(
+    objective: ScoredObjective,
+    ball: Ball,
+    x: Image,
+    *,
+    step_sizes: Float[Array, " steps"],
+    start: Image | None = None,
+) -> AttackResult:
+    """`pgd` with the score of its last iterate: what to hand over where `best_of_pgd` is expected, to get the last iterate instead."""
+    x_adv = pgd(lambda z: objective(z)[0], ball, x, step_sizes=step_sizes, start=start)
+    return AttackResult(x_adv, jax.lax.stop_gradient(objective(x_adv)[1]))
+
+
 def constant_steps(step_size: Scalar, num_steps: int) -> Float[Array, " steps"]:
     """`num_steps` steps of the same size."""
     return jnp.full(num_steps, step_size, jnp.float32)

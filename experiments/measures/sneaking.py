@@ -1,0 +1,429 @@
+"""The interpretability sneaking attack: the bound of Proposition 1, the tables of the attack, the trade-off between budget and discrepancy.
+
+All begin with the smallest perturbation that changes the prediction, radius eps_min by image. Under `paper` the class to reach is drawn; under
+`standard` it is the first one reached, and images that are misclassified as they are do not count. From there the sneaking attack has budgets
+eps = p eps_min and reduces one discrepancy D while it keeps the class reached.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import protocols
+from experiments.cli import UserError
+from experiments.data import to_unit
+from experiments.evaluator import exact, prediction
+from experiments.measures.pgd import clean_check, refuse_escape
+from experiments.measures.task import SHOWN, Measured, Task, mean, share
+from experiments.protocols import Sneaking
+from irob.arrays import Array, ClassWeights, Explanation, Image, Label, Maps, Params, Scalar
+from irob.attacks.balls import BALLS
+from irob.attacks.interpretability import Climb, isa
+from irob.attacks.minimal import smallest_eps
+from irob.discrepancy import all_class, discrepancy, kendall_tau, normalised, one_class, pearson, proposition_1_gap, two_class
+from irob.losses import margin, pick
+from irob.maps import READOUTS, complete
+from irob.networks import CAMNetwork
+
+# Which maps count, with weights that sum to 1: the families of discrepancies. A representation has units for classes, all of which count.
+Family = Callable[[Label, Label, int], ClassWeights]
+FAMILIES: dict[str, Family] = {
+    "one_class": lambda label, target, maps: one_class(label, maps),
+    "two_class": two_class,
+    "all_class": lambda label, target, maps: all_class(maps),
+}
+KAPPA = 0.1  # logits beyond the decision that suffice (the authors')
+ROUNDING = 1e-5  # relative to the largest logit: what float32 may take from either side of the bound
+
+
+class Kind(NamedTuple):
+    """One discrepancy: which maps (a key of `maps.READOUTS`), which classes of them (a key of `FAMILIES`), which norm."""
+
+    map: str
+    family: str
+    norm: str
+
+
+KINDS = (
+    *itertools.starmap(Kind, itertools.product(("cam", "grad_cam_plus_plus"), FAMILIES, ("l1", "l2"))),
+    *(Kind("representation", "all_class", norm) for norm in ("l1", "l2")),
+)
+
+
+class Attacked(NamedTuple):
+    """Images under the smallest perturbation, `[n, ...]`: how they were chosen, and what was found."""
+
+    indices: np.ndarray
+    labels: np.ndarray
+    targets: np.ndarray
+    eps: np.ndarray
+    found: np.ndarray
+    x_adv: np.ndarray
+
+
+# --- measures -------------------------------------------------------------------------------------------------------------------------------
+
+
+def bound(task: Task) -> Measured:
+    """Both sides of Proposition 1, under the smallest perturbation and under sneaking attacks on the two-class and one-class discrepancy.
+
+    The one-class discrepancy has no such bound; its rows show whether it is evaded.
+    """
+    attacked = minimal(task, "bound")
+    budget = max(task.budgets)
+    images: dict[tuple[str, str | None], tuple[np.ndarray, np.ndarray]] = {("minimal", None): (attacked.x_adv, attacked.found)}
+    for family in ("two_class", "one_class"):
+        (*_, last) = sneaked(task, "bound", attacked, Kind("cam", family, "l1"), (budget,))
+        images["isa", family] = (last.x_adv, last.found)
+    records, arrays = [], attacked._asdict() | {"x_adv": attacked.x_adv[:SHOWN]}
+    for (attack, against), (x_adv, found) in images.items():
+        check = bound_check(task.evaluator.network)
+        name = f"bound, {attack} {against}, budget {budget:g}, {tag(task, 'bound')}"
+        sides = task.evaluator.map(name, check, (), attacked.indices, attacked.targets, x_adv)
+        limit = sides["margin"]
+        for family in ("two_class", "one_class"):
+            measured = sides[family]
+            below = measured < limit - ROUNDING * sides["largest_logit"]
+            about: dict[str, Any] = {"attack": attack, "against": against, "discrepancy": family, "map": "cam", "norm": "l1"}
+            about |= {"budget": 1.0 if attack == "minimal" else budget}
+            failed = int(np.sum(~found))
+            records.append({"metric": "bound_holds", **about, **share(~below[found]), "failed": failed})
+            counted = found & (limit > 0)
+            ratio = measured[counted] / limit[counted]
+            median = float(np.median(ratio)) if len(ratio) else None
+            records.append({"metric": "tightness", **about, **mean(ratio), "median": median, "failed": failed})
+        arrays |= {f"{attack}{'_' + against if against else ''}/{key}": value for key, value in sides.items() if key != "maps"}
+        arrays[f"{attack}{'_' + against if against else ''}/found"] = found
+    return Measured(records, arrays | pictures(task, attacked))
+
+
+def isa_table(task: Task) -> Measured:
+    """Normalised discrepancy, its slope over the budget, tau and Pearson's r for every kind of discrepancy."""
+    attacked = minimal(task, "isa")
+    records, arrays = [], attacked._asdict() | {"x_adv": attacked.x_adv[:SHOWN]}
+    for kind in KINDS:
+        curve = seen(task, "isa", attacked, kind)
+        about = {"attack": "isa", "map": kind.map, "discrepancy": kind.family, "norm": kind.norm, "budgets": [1.0, *task.budgets]}
+        records += summary(curve, about, per_point=task.protocol.own_images)
+        arrays |= {f"{'.'.join(kind)}/{key}": curve[key] for key in ("eps", "valid", "normalised", "raw", "tau", "pearson", "weight")}
+    return Measured(records, arrays)
+
+
+def tradeoff(task: Task) -> Measured:
+    """Discrepancy against eps for the three families, each attacked by its own sneaking attack; the smallest up to each budget."""
+    attacked = minimal(task, "tradeoff")
+    records, arrays = [], attacked._asdict() | {"x_adv": attacked.x_adv[:SHOWN]}
+    for kind in KINDS:
+        if kind.map != "cam":
+            continue
+        curve = seen(task, "tradeoff", attacked, kind)
+        smallest = np.fmin.accumulate(np.where(curve["valid"], curve["raw"], np.nan), axis=0)
+        for budget, values, eps in zip([1.0, *task.budgets], smallest, curve["eps"], strict=True):
+            about = {"metric": "discrepancy", "attack": "isa", "map": kind.map, "discrepancy": kind.family, "norm": kind.norm}
+            counted = np.isfinite(values)
+            records.append(
+                {**about, "budget": budget, "eps": float(eps[counted].mean()) if counted.any() else None, **mean(values)}
+                | {"failed": int(np.sum(~counted))}
+            )
+        arrays |= {f"{'.'.join(kind)}/{key}": value for key, value in (("eps", curve["eps"]), ("smallest", smallest))}
+    return Measured(records, arrays)
+
+
+# --- what they are made of --------------------------------------------------------------------------------------------------------------------
+
+
+def tag(task: Task, measure: str) -> str:
+    """Names the examples: attacks on the same ones are shared between measures."""
+    return measure if task.protocol.own_images else "first"
+
+
+def minimal(task: Task, measure: str) -> Attacked:
+    """The smallest successful perturbation of each image."""
+    refuse_norm(task)
+    evaluator, network = task.evaluator, task.evaluator.network
+    drawn = task.drawn(measure)
+    indices, labels = drawn.indices, evaluator.split.labels[drawn.indices]
+    shifts = np.zeros(len(labels), np.int32) if drawn.shifts is None else drawn.shifts.astype(np.int32)
+    targets = (labels + shifts) % network.num_classes
+    if drawn.shifts is None:
+        right = evaluator.map("clean", clean_check(network), (), indices)["predictions"] == labels
+        indices, labels, targets = indices[right], labels[right], targets[right]
+    if not len(indices):
+        raise UserError("the network classifies none of the chosen images: there is nothing to attack")
+    check = minimal_check(network, task.protocol.sneaking, task.norm, len(indices), drawn.shifts is not None)
+    key = np.asarray(jax.random.key_data(jax.random.key(evaluator.seed)))
+    found = evaluator.map(f"minimal, {tag(task, measure)}", check, (key,), indices, targets.astype(np.int32))
+    refuse_escape(found["distance"], found["inside"], found["eps"], task.norm)
+    return Attacked(indices, labels, found["target"], found["eps"], found["found"], found["x_adv"])
+
+
+def refuse_norm(task: Task) -> None:
+    """A `UserError` for a norm that the protocol does not know."""
+    if task.norm not in task.protocol.norms:
+        raise UserError(
+            f"this protocol measures perturbations in {', '.join(task.protocol.norms)}, not in {task.norm}: use --protocol standard"
+        )
+
+
+class Point(NamedTuple):
+    """One attack on all images: its name, and of each image the result, whether it reached the target, and the weight of D that found it."""
+
+    name: str
+    x_adv: np.ndarray
+    found: np.ndarray
+    weight: np.ndarray
+
+
+def sneaked(task: Task, measure: str, attacked: Attacked, kind: Kind, budgets: tuple[float, ...]) -> list[Point]:
+    """The smallest perturbation, then the sneaking attack on a kind of discrepancy at each budget."""
+    evaluator, settings = task.evaluator, task.protocol.sneaking
+    n, indices, targets = len(attacked.indices), attacked.indices, attacked.targets
+    check = sneaking_check(evaluator.network, settings, kind.map, kind.norm, task.norm, n)
+    weights = class_weights(task, attacked, kind)
+    points = [Point(f"minimal, {tag(task, measure)}", attacked.x_adv, attacked.found, np.zeros(n, np.float32))]
+    for i, budget in enumerate(budgets):
+        start = points[-1 if settings.nested else 0].x_adv
+        path = " ".join(f"{b:g}" for b in (budgets[: i + 1] if settings.nested else (budget,)))
+        name = f"isa {' '.join(kind)}, {tag(task, measure)}, budget {path}"
+        eps = (budget * attacked.eps).astype(np.float32)
+        found = evaluator.map(name, check, (), indices, targets, weights, eps, start)
+        refuse_escape(found["distance"], found["inside"], eps, task.norm)
+        points.append(Point(name, found["x_adv"], found["found"], found["weight"]))
+    return points
+
+
+def class_weights(task: Task, attacked: Attacked, kind: Kind) -> np.ndarray:
+    """The weights of each image's maps `[n, maps]`; they sum to 1."""
+    network = task.evaluator.network
+    maps = READOUTS[kind.map](np.zeros((network.features_shape()[2], network.num_classes), np.float32)).shape[1]
+    weights = jax.vmap(lambda label, target: FAMILIES[kind.family](label, target, maps))(attacked.labels, attacked.targets)
+    return np.broadcast_to(np.asarray(weights, np.float32), (len(attacked.labels), maps))
+
+
+def seen(task: Task, measure: str, attacked: Attacked, kind: Kind) -> dict[str, np.ndarray]:
+    """What a kind of discrepancy sees of them at all budgets, arrays `[points, n]`."""
+    evaluator, points = task.evaluator, sneaked(task, measure, attacked, kind, task.budgets)
+    check = look_check(evaluator.network, kind.map, kind.norm, task.norm)
+    weights = class_weights(task, attacked, kind)
+    looks = [
+        evaluator.map(f"{' '.join(kind)} of {point.name}", check, (), attacked.indices, attacked.targets, weights, point.x_adv)
+        for point in points
+    ]
+    return {key: np.stack([look[key] for look in looks]) for key in looks[0]} | {"weight": np.stack([point.weight for point in points])}
+
+
+def summary(curve: dict[str, np.ndarray], about: dict[str, Any], per_point: bool) -> list[dict[str, Any]]:
+    """Records of one kind of discrepancy.
+
+    Along the budgets an image keeps the best attack so far (the smallest normalised discrepancy of valid points). Its value is the mean over its
+    points, its slope `(1 - D_last / D_first) / (eps_last / eps_first - 1)`, how fast D falls with the budget. per_point: as the authors
+    average, too: sums over images whose discrepancy falls, divided by the number of all their points.
+    """
+    valid, n = curve["valid"], curve["valid"].shape[1]
+    values: dict[str, list[float]] = {name: [] for name in ("normalised_discrepancy", "normalised_slope", "kendall_tau", "pearson")}
+    total = slopes = points = 0.0
+    for i in range(n):
+        order = np.flatnonzero(valid[:, i])
+        if not len(order):
+            continue
+        best = [order[0]]
+        for j in order[1:]:
+            best.append(j if curve["normalised"][j, i] <= curve["normalised"][best[-1], i] else best[-1])
+        falling, eps = curve["normalised"][best, i], curve["eps"][best, i]
+        widened = eps[-1] > eps[0] and falling[0] > 0
+        slope = (falling[0] - falling[-1]) * eps[0] / ((eps[-1] - eps[0]) * falling[0]) if widened else 0.0
+        values["normalised_discrepancy"].append(float(falling.mean()))
+        values["normalised_slope"].append(float(slope))
+        for name, key in (("kendall_tau", "tau"), ("pearson", "pearson")):
+            values[name].append(float(curve[key][best, i].mean()))
+        if falling[-1] != falling[0]:
+            total, slopes, points = total + falling.sum(), slopes + slope, points + len(falling)
+    records = [
+        {"metric": name, **about, "over": "images", **mean(np.array(found)), "failed": n - len(found)} for name, found in values.items()
+    ]
+    if per_point:
+        for name, whole in (("normalised_discrepancy", total), ("normalised_slope", slopes)):
+            value = float(whole / points) if points else None
+            records.append(
+                {"metric": name, **about, "over": "points", "n": int(points), "value": value, "ci95": None, "failed": n - len(values[name])}
+            )
+    return records
+
+
+def pictures(task: Task, attacked: Attacked) -> dict[str, np.ndarray]:
+    """The first images with their maps of the true and the target class, clean and attacked, for the report."""
+    shown = slice(0, SHOWN)
+    network = task.evaluator.network
+    params = jax.tree.map(lambda a: a[0], task.evaluator.params)
+    images, _ = task.evaluator.split.fetch(attacked.indices[shown])
+    x = np.asarray(to_unit(images))
+
+    @jax.jit
+    def maps(params: Params, images: Array, labels: Array, targets: Array) -> Array:
+        def one(x: Image, label: Label, target: Label) -> Array:
+            of = network.explain(params, x).maps
+            return jnp.stack([pick(of, label), pick(of, target)])
+
+        return jax.vmap(one)(images, labels, targets)
+
+    classes = attacked.labels[shown], attacked.targets[shown]
+    return {
+        "shown/images": x,
+        "shown/attacked": attacked.x_adv[shown],
+        "shown/clean_maps": np.asarray(maps(params, x, *classes)),
+        "shown/attacked_maps": np.asarray(maps(params, attacked.x_adv[shown], *classes)),
+    }
+
+
+# --- compiled checks ------------------------------------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache
+def minimal_check(network: CAMNetwork, settings: Sneaking, norm: str, n: int, targeted: bool) -> Callable[..., Any]:
+    """Pmapped `((params, key data), images, labels, indices, targets) -> eps, found, target, x_adv, distance, inside`."""
+    limit = protocols.widest(norm, network.input_shape)
+
+    def check(shared: tuple[Params, Array], images: Array, labels: Array, indices: Array, targets: Array) -> dict[str, Any]:
+        params, key_data = shared
+        key = jax.random.wrap_key_data(jnp.asarray(key_data))
+        explain = network.attack_form(params)
+
+        def one(x: Image, label: Label, index: Array, target: Label) -> dict[str, Any]:
+            def gain(logits: Array) -> Scalar:
+                """How far an image has come, > 0 when it has arrived."""
+                return -margin(logits, target) if targeted else margin(logits, label)
+
+            def objective(x_adv: Image) -> tuple[Scalar, Scalar]:
+                come = gain(explain(x_adv).logits)
+                return jnp.minimum(come, KAPPA), come
+
+            def attack(eps: Scalar) -> Image:
+                start = BALLS[norm](eps).random_point(jax.random.fold_in(key, index), x)
+                return settings.climb(norm, eps, x, start, n)(objective).x_adv
+
+            search = smallest_eps(
+                attack, lambda z: gain(network.explain(params, z).logits) > 0.0, start=0.05 * limit, limit=limit, rounds=settings.rounds
+            )
+            return {
+                "eps": search.eps,
+                "found": search.found,
+                "target": target if targeted else prediction(network.explain(params, search.x_adv).logits),
+                "x_adv": search.x_adv,
+                "distance": protocols.length(search.x_adv - x, norm),
+                "inside": jnp.all((search.x_adv >= 0.0) & (search.x_adv <= 1.0)),
+            }
+
+        return jax.vmap(one)(to_unit(images), labels, indices, targets)
+
+    return exact(check)
+
+
+@functools.lru_cache
+def sneaking_check(network: CAMNetwork, settings: Sneaking, map_name: str, map_norm: str, norm: str, n: int) -> Callable[..., Any]:
+    """Pmapped `((params,), images, labels, indices, targets, weights, eps, starts) -> x_adv, weight, found, distance, inside`."""
+
+    def check(
+        shared: tuple[Params], images: Array, labels: Array, indices: Array, targets: Array, weights: Array, eps: Array, starts: Array
+    ) -> dict[str, Any]:
+        explain = network.attack_form(shared[0], READOUTS[map_name])
+
+        def one(x: Image, target: Label, weights: ClassWeights, eps: Scalar, start: Image) -> dict[str, Any]:
+            def measure(clean: Explanation, attacked: Explanation) -> Scalar:
+                return raw_discrepancy(map_name, map_norm, clean.maps, attacked.maps, weights, settings)
+
+            climb: Climb = settings.climb(norm, eps, x, start, n)
+            found = isa(
+                explain,
+                x,
+                target,
+                measure,
+                climb,
+                rank=settings.rank,
+                start=settings.weight,
+                limit=settings.limit,
+                rounds=settings.rounds,
+                kappa=KAPPA,
+            )
+            return {
+                "x_adv": found.x_adv,
+                "weight": found.weight,
+                "found": found.found,
+                "distance": protocols.length(found.x_adv - x, norm),
+                "inside": jnp.all((found.x_adv >= 0.0) & (found.x_adv <= 1.0)),
+            }
+
+        return jax.vmap(one)(to_unit(images), targets, weights, eps, starts)
+
+    return exact(check)
+
+
+def raw_discrepancy(map_name: str, map_norm: str, clean: Maps, attacked: Maps, weights: ClassWeights, settings: Sneaking) -> Scalar:
+    """The D that an attack reduces; over the units of a representation a sum, over classes a mean."""
+    if map_name == "representation":
+        weights = weights * clean.shape[-1]
+    if settings.complete:
+        clean, attacked = complete(clean), complete(attacked)
+    return discrepancy(clean, attacked, weights, norm=dict(settings.norms)[map_norm])
+
+
+@functools.lru_cache
+def look_check(network: CAMNetwork, map_name: str, map_norm: str, norm: str) -> Callable[..., Any]:
+    """Pmapped `((params,), images, labels, indices, targets, weights, attacked) -> valid, eps, raw, normalised, tau, pearson`.
+
+    valid: the target outranks the label on x' and does not on x. eps: the distance. raw: on raw maps, squared for l2, as the authors plot.
+    """
+
+    def check(
+        shared: tuple[Params], images: Array, labels: Array, indices: Array, targets: Array, weights: Array, attacked: Array
+    ) -> dict[str, Any]:
+        def one(x: Image, label: Label, target: Label, weights: ClassWeights, x_adv: Image) -> dict[str, Any]:
+            clean, moved = (network.explain(shared[0], z, READOUTS[map_name]) for z in (x, x_adv))
+
+            def weighed(correlation: Callable[[Array, Array], Scalar]) -> Scalar:
+                by_map = jax.lax.map(lambda pair: correlation(*pair), (jnp.moveaxis(clean.maps, -1, 0), jnp.moveaxis(moved.maps, -1, 0)))
+                return jnp.sum(jnp.where(weights > 0.0, weights * by_map, 0.0))
+
+            def ahead(logits: Array) -> Scalar:
+                return pick(logits, target) - pick(logits, label)
+
+            return {
+                "valid": (ahead(moved.logits) >= 0.0) & (ahead(clean.logits) <= 0.0),
+                "eps": protocols.length(x_adv - x, norm),
+                "raw": raw_discrepancy(map_name, map_norm, clean.maps, moved.maps, weights, protocols.PROTOCOLS["paper"].sneaking),
+                "normalised": discrepancy(clean.maps, moved.maps, normalised(weights, clean.maps), norm=map_norm),
+                "tau": weighed(kendall_tau),
+                "pearson": weighed(pearson),
+            }
+
+        return jax.vmap(one)(to_unit(images), labels, targets, weights, attacked)
+
+    return exact(check)
+
+
+@functools.lru_cache
+def bound_check(network: CAMNetwork) -> Callable[..., Any]:
+    """Pmapped `((params,), images, labels, indices, targets, attacked) -> margin, two_class, one_class, tau, predictions, largest_logit`."""
+
+    def check(shared: tuple[Params], images: Array, labels: Array, indices: Array, targets: Array, attacked: Array) -> dict[str, Any]:
+        def one(x: Image, label: Label, target: Label, x_adv: Image) -> dict[str, Any]:
+            clean, moved = network.explain(shared[0], x), network.explain(shared[0], x_adv)
+            sides = proposition_1_gap(clean, moved, label, target)
+            alone = discrepancy(complete(clean.maps), complete(moved.maps), one_class(label, network.num_classes))
+            return {
+                "margin": sides.margin,
+                "two_class": sides.discrepancy,
+                "one_class": alone,
+                "tau_label": kendall_tau(pick(clean.maps, label), pick(moved.maps, label)),
+                "tau_target": kendall_tau(pick(clean.maps, target), pick(moved.maps, target)),
+                "predictions": prediction(moved.logits),
+                "largest_logit": jnp.maximum(jnp.max(jnp.abs(clean.logits)), jnp.max(jnp.abs(moved.logits))),
+            }
+
+        return jax.vmap(one)(to_unit(images), labels, targets, attacked)
+
+    return exact(check)
