@@ -17,6 +17,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["irob", "irob.*", "experiments", "experiments.*"]),
+    package_data={"experiments": ["templates/*"]},
     python_requires=">=3.11",
     install_requires=[
         # irob
@@ -29,6 +30,7 @@ setup(
         "absl-py>=2.1",
         "array_record>=0.8",  # the random-access file format, read through tfds
         "importlib_resources>=6.4",  # tfds needs it to open array_record directories, and does not say so
+        "jinja2>=3.1",
         "matplotlib>=3.9",
         "ml-collections>=1.0",
         "orbax-checkpoint>=0.11.30",

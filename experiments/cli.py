@@ -1,5 +1,6 @@
 """What every command line shares: flags in, one line out for a user's mistake."""
 
+import functools
 import os
 import re
 import sys
@@ -17,8 +18,12 @@ def warn(text: str) -> None:
     print(f"warning: {text}", file=sys.stderr)
 
 
-def run(main: Callable[[], None]) -> None:
-    """Parses the flags and calls `main`; a `UserError` anywhere becomes one line on stderr."""
+def run(main: Callable[[], None], more: str | None = None) -> None:
+    """Parses the flags and calls `main`; a `UserError` anywhere becomes one line on stderr.
+
+    Args:
+      more: a list flag to which arguments that are no flags are added; without it they are refused.
+    """
 
     def guarded(_: Sequence[str]) -> None:
         try:
@@ -28,13 +33,15 @@ def run(main: Callable[[], None]) -> None:
         except KeyboardInterrupt:
             _fail("interrupted; what was written is kept", code=130)
 
-    app.run(guarded, flags_parser=_parse)
+    app.run(guarded, flags_parser=functools.partial(_parse, more=more))
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
+def _parse(argv: Sequence[str], more: str | None) -> list[str]:
     _check_config_file(argv)
     if any(re.fullmatch("--?help(short|full)?", argument) for argument in argv):
         argv = [argv[0], "--help"]
+    if more:
+        flags.FLAGS.set_gnu_getopt(True)  # flags may follow other arguments
     try:
         positional = flags.FLAGS(argv)
     except flags.Error as error:
@@ -45,7 +52,9 @@ def _parse(argv: Sequence[str]) -> list[str]:
         _fail(str(error))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         _fail("the config has no such field, or not of this type: " + " ".join(str(error).split()).strip("\"'"))
-    if len(positional) > 1:
+    if more:
+        flags.FLAGS[more].value = list(flags.FLAGS[more].value or []) + positional[1:]
+    elif len(positional) > 1:
         _fail(f"unexpected argument {positional[1]!r}: every option is a flag, --name=value (see --help)")
     if not any(re.match("--?v(erbosity)?(=|$)", argument) for argument in argv):
         logging.set_verbosity(logging.ERROR)  # of the libraries below; the commands print what there is to say

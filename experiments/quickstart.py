@@ -40,8 +40,8 @@ def quickstart(workdir: pathlib.Path, tiny: bool = False) -> list[dict[str, Any]
         results.append(evaluated(workdir / method, num_examples=16 if tiny else None))
         samples[method] = explained(config, state.params)
     data.save_atomically(workdir / "results.json", lambda file: file.write((json.dumps(results, indent=1) + "\n").encode()))
-    figures.accuracy_against_eps(results, workdir / "figures" / "accuracy_against_eps.png")
-    figures.maps(samples, SHOWN_EPS, workdir / "figures" / "maps.png")
+    figures.save(figures.accuracy_against_eps(results), workdir / "figures" / "accuracy_against_eps.png")
+    figures.save(figures.maps(samples, SHOWN_EPS), workdir / "figures" / "maps.png")
     return results
 
 

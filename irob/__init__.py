@@ -1,21 +1,27 @@
 """Interpretability-aware robustness in JAX: pure functions of one example, lifted to batches with `jax.vmap`.
 
     networks       create, SmallCNN, PoolCNN, WResNet, CAMNetwork of Conv and MaxPool: x -> class activation maps and logits
-    maps           cam, complete
+    maps           cam, grad_cam, grad_cam_plus_plus, complete; READOUTS, the maps that are linear in the last feature map
     losses         cross_entropy, kl_divergence, margin, dlr
-    discrepancy    discrepancy; class weights one_class, two_class, all_class, top_k_classes, soft_two_class; top_k_pixels;
-                   proposition_1_gap; kendall_tau
-    attacks        pgd, best_of_pgd, constant_steps, decaying_steps; balls LInf, L2, L1
+    discrepancy    discrepancy; class weights one_class, two_class, all_class, top_k_classes, soft_two_class, normalised; top_k_pixels,
+                   top_k_overlap; proposition_1_gap; kendall_tau, pearson
+    attacks        pgd, best_of_pgd, last_of_pgd, constant_steps, decaying_steps; balls LInf, L2, L1; bisect, smallest_eps; on and behind the
+                   interpretation isa (with smallest_discrepancy, largest_weight) and aai
+    inversion      invert, activation: images that drive a unit of the representation
     defenses       DEFENSES: name -> Defense(inner objective, outer loss); from_terms makes new ones of clean_loss, adversarial_loss,
                    prediction_change, interpretation_change, one_class_interpretation_change, scaled, total
     metrics        robust_accuracy, wilson_interval, worst_case, mean_with_error
+    authors        authors.loads, authors.dumps: the paper authors' released weights
 
 Images are `[H, W, c]` in [0, 1], labels integers, maps `[h, w, C]`. Losses and objectives: larger = worse for the classifier.
 """
 
+from irob import authors
 from irob.arrays import Explain, Explanation, Objective
-from irob.attacks.balls import BALLS, L1, L2, Ball, LInf
-from irob.attacks.pgd import AttackResult, best_of_pgd, constant_steps, decaying_steps, pgd
+from irob.attacks.balls import BALLS, L1, L2, Ball, ClippedLInf, LInf
+from irob.attacks.interpretability import Sneaked, aai, isa, largest_weight, smallest_discrepancy
+from irob.attacks.minimal import Bisection, Minimal, bisect, smallest_eps
+from irob.attacks.pgd import AttackResult, best_of_pgd, constant_steps, decaying_steps, last_of_pgd, pgd
 from irob.defenses import (
     DEFENSES,
     Defense,
@@ -34,15 +40,19 @@ from irob.discrepancy import (
     all_class,
     discrepancy,
     kendall_tau,
+    normalised,
     one_class,
+    pearson,
     proposition_1_gap,
     soft_two_class,
     top_k_classes,
+    top_k_overlap,
     top_k_pixels,
     two_class,
 )
+from irob.inversion import activation, invert
 from irob.losses import cross_entropy, dlr, kl_divergence, margin
-from irob.maps import cam, complete
+from irob.maps import READOUTS, cam, complete, grad_cam, grad_cam_plus_plus
 from irob.metrics import Proportion, mean_with_error, robust_accuracy, wilson_interval, worst_case
 from irob.networks import NETWORKS, CAMNetwork, Conv, MaxPool, PoolCNN, SmallCNN, WResNet, create
 
@@ -54,24 +64,33 @@ __all__ = [
     "L2",
     "NETWORKS",
     "NORMS",
+    "READOUTS",
     "AttackResult",
     "Ball",
+    "Bisection",
     "Bound",
     "CAMNetwork",
+    "ClippedLInf",
     "Conv",
     "Defense",
     "Explain",
     "Explanation",
     "LInf",
     "MaxPool",
+    "Minimal",
     "Objective",
     "PoolCNN",
     "Proportion",
     "SmallCNN",
+    "Sneaked",
     "WResNet",
+    "aai",
+    "activation",
     "adversarial_loss",
     "all_class",
+    "authors",
     "best_of_pgd",
+    "bisect",
     "cam",
     "clean_loss",
     "complete",
@@ -82,20 +101,31 @@ __all__ = [
     "discrepancy",
     "dlr",
     "from_terms",
+    "grad_cam",
+    "grad_cam_plus_plus",
     "interpretation_change",
+    "invert",
+    "isa",
     "kendall_tau",
     "kl_divergence",
+    "largest_weight",
+    "last_of_pgd",
     "margin",
     "mean_with_error",
+    "normalised",
     "one_class",
     "one_class_interpretation_change",
+    "pearson",
     "pgd",
     "prediction_change",
     "proposition_1_gap",
     "robust_accuracy",
     "scaled",
+    "smallest_discrepancy",
+    "smallest_eps",
     "soft_two_class",
     "top_k_classes",
+    "top_k_overlap",
     "top_k_pixels",
     "total",
     "two_class",

@@ -96,3 +96,13 @@ def test_ascent_does_not_depend_on_the_scale_of_the_gradient(norm, scale, random
     x, g = jnp.full((2, 3, 1), 0.5), jnp.asarray(random.normal(size=(2, 3, 1)).astype(np.float32))
     ball = irob.BALLS[norm](1.0)
     np.testing.assert_allclose(ball.ascend(x, g * scale, 0.3), ball.ascend(x, g, 0.3), rtol=1e-5)
+
+
+def test_clipped_steps_follow_small_gradients_and_cut_large_ones():
+    ball = irob.ClippedLInf(0.3, 10.0)
+    x = np.full((1, 3, 1), 0.5, np.float32)
+    moved = ball.ascend(x, np.array([0.01, 5.0, -0.05], np.float32).reshape(1, 3, 1), 0.2)
+    np.testing.assert_allclose(moved.ravel(), [0.52, 0.7, 0.4], rtol=1e-6)
+    np.testing.assert_array_equal(ball.project(x + 1, x), irob.LInf(0.3).project(x + 1, x))
+    key = jax.random.key(0)
+    np.testing.assert_array_equal(ball.random_point(key, x), irob.LInf(0.3).random_point(key, x))

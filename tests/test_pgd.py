@@ -150,3 +150,12 @@ def test_more_room_never_weakens_a_linear_attack(pair, random):
     x = jnp.full(w.shape, 0.5)
     reached = [objective(irob.pgd(objective, irob.LInf(eps), x, step_sizes=irob.constant_steps(eps, 2))) for eps in pair]
     assert reached[1] > reached[0]
+
+
+def test_last_of_pgd_is_pgd_with_its_score():
+    x = np.full((2, 2, 1), 0.5, np.float32)
+    objective = lambda z: (jnp.sum(z), jnp.sum(z**2))
+    options = {"ball": irob.LInf(0.2), "step_sizes": irob.constant_steps(0.05, 3)}
+    found = irob.last_of_pgd(objective, x=x, **options)
+    np.testing.assert_allclose(found.x_adv, irob.pgd(lambda z: jnp.sum(z), x=x, **options))
+    np.testing.assert_allclose(found.score, 4 * 0.65**2, rtol=1e-6)

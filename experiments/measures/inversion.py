@@ -11,7 +11,7 @@ import numpy as np
 from experiments.data import to_unit
 from experiments.evaluator import exact
 from experiments.measures.pgd import clean_check
-from experiments.measures.task import Measured, Task, mean
+from experiments.measures.task import SHOWN, Measured, Task, mean
 from irob.arrays import Array, Image, Label, Params
 from irob.attacks.balls import BALLS
 from irob.attacks.pgd import constant_steps
@@ -35,9 +35,10 @@ ASCENTS = (Ascent("l2", 0.02, 200), Ascent("linf", 0.01, 200))
 def measure(task: Task) -> Measured:
     """The activity of a unit before and after, and the images. The unit is the one that adds most to the label's logit on the seed image."""
     evaluator = task.evaluator
-    indices = task.drawn("inversion").indices
+    indices = task.drawn("inversion").indices[:SHOWN]
     records: list[dict[str, Any]] = []
     arrays: dict[str, np.ndarray] = {"indices": indices, "labels": evaluator.split.labels[indices]}
+    arrays["seeds"] = np.asarray(to_unit(evaluator.split.fetch(indices)[0]))
     arrays["predictions"] = evaluator.map("clean", clean_check(evaluator.network), (), indices)["predictions"]
     for ascent in ASCENTS:
         found = evaluator.map(f"inversion {ascent.norm}", inversion_check(evaluator.network, ascent, evaluator.seed), (), indices)

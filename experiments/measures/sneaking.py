@@ -109,7 +109,7 @@ def isa_table(task: Task) -> Measured:
     for kind in KINDS:
         curve = seen(task, "isa", attacked, kind)
         about = {"attack": "isa", "map": kind.map, "discrepancy": kind.family, "norm": kind.norm, "budgets": [1.0, *task.budgets]}
-        records += summary(curve, about, per_point=task.protocol.own_images)
+        records += summary(curve, about, np.array([1.0, *task.budgets]), per_point=task.protocol.own_images)
         arrays |= {f"{'.'.join(kind)}/{key}": curve[key] for key in ("eps", "valid", "normalised", "raw", "tau", "pearson", "weight")}
     return Measured(records, arrays)
 
@@ -217,12 +217,14 @@ def seen(task: Task, measure: str, attacked: Attacked, kind: Kind) -> dict[str, 
     return {key: np.stack([look[key] for look in looks]) for key in looks[0]} | {"weight": np.stack([point.weight for point in points])}
 
 
-def summary(curve: dict[str, np.ndarray], about: dict[str, Any], per_point: bool) -> list[dict[str, Any]]:
+def summary(curve: dict[str, np.ndarray], about: dict[str, Any], budgets: np.ndarray, per_point: bool) -> list[dict[str, Any]]:
     """Records of one kind of discrepancy.
 
     Along the budgets an image keeps the best attack so far (the smallest normalised discrepancy of valid points). Its value is the mean over its
-    points, its slope `(1 - D_last / D_first) / (eps_last / eps_first - 1)`, how fast D falls with the budget. per_point: as the authors
-    average, too: sums over images whose discrepancy falls, divided by the number of all their points.
+    points, its slope `(1 - D_last / D_first) / (p_last / p_first - 1)`, how fast D falls with the budget p, 0 where only one point is valid.
+
+    per_point: as the authors average, too: sums over images whose discrepancy falls, divided by the number of all their points, the slope over
+    measured eps (which hardly differ where the smallest eps is all the box allows, and then the slope is anything).
     """
     valid, n = curve["valid"], curve["valid"].shape[1]
     values: dict[str, list[float]] = {name: [] for name in ("normalised_discrepancy", "normalised_slope", "kendall_tau", "pearson")}
@@ -235,14 +237,15 @@ def summary(curve: dict[str, np.ndarray], about: dict[str, Any], per_point: bool
         for j in order[1:]:
             best.append(j if curve["normalised"][j, i] <= curve["normalised"][best[-1], i] else best[-1])
         falling, eps = curve["normalised"][best, i], curve["eps"][best, i]
-        widened = eps[-1] > eps[0] and falling[0] > 0
-        slope = (falling[0] - falling[-1]) * eps[0] / ((eps[-1] - eps[0]) * falling[0]) if widened else 0.0
+        drop = 1.0 - falling[-1] / falling[0] if falling[0] > 0 else 0.0
+        slope = drop / (budgets[order[-1]] / budgets[order[0]] - 1.0) if len(order) > 1 else 0.0
         values["normalised_discrepancy"].append(float(falling.mean()))
         values["normalised_slope"].append(float(slope))
         for name, key in (("kendall_tau", "tau"), ("pearson", "pearson")):
             values[name].append(float(curve[key][best, i].mean()))
         if falling[-1] != falling[0]:
-            total, slopes, points = total + falling.sum(), slopes + slope, points + len(falling)
+            total, points = total + falling.sum(), points + len(falling)
+            slopes += drop * eps[0] / (eps[-1] - eps[0]) if eps[-1] != eps[0] else 0.0
     records = [
         {"metric": name, **about, "over": "images", **mean(np.array(found)), "failed": n - len(found)} for name, found in values.items()
     ]

@@ -70,14 +70,16 @@ def isa(
       kappa: how far beyond the decision is far enough, in logits (the authors' 0.1).
 
     Returns:
-      The trial picked; where none succeeded, the image climbed to with weight 0, and found False unless that succeeds.
+      The trial picked; where none succeeded, what the climb with weight 0 returned, and found False.
     """
     clean = explain(x)
 
     def trial(weight: Scalar) -> AttackResult:
         def objective(x_adv: Image) -> tuple[Scalar, Scalar]:
             attacked = explain(x_adv)
-            from_target, changed = margin(attacked.logits, target), measure(clean, attacked)
+            # At x itself D is least: 0 is its subgradient, and the rounding of two equal maps would make noise of it.
+            moved = jnp.any(x_adv != x)
+            from_target, changed = margin(attacked.logits, target), jnp.where(moved, measure(clean, attacked), 0.0)
             return -(jnp.maximum(from_target, -kappa) + weight * changed), jnp.where(from_target < 0.0, -changed, -jnp.inf)
 
         return climb(objective)

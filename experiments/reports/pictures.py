@@ -1,0 +1,71 @@
+"""The figures of a report, from all results of one data set."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from matplotlib.figure import Figure
+
+from experiments import figures
+from experiments.reports.entries import Entry
+
+
+class Picture(NamedTuple):
+    """name: of its files. figure: what they show. caption: below it."""
+
+    name: str
+    figure: Figure
+    caption: str
+
+
+def curves(
+    entries: list[Entry], name: str, metric: str, chosen: dict[str, Any], y_label: str, y_range: tuple[float, float], caption: str
+) -> list[Picture]:
+    """Value against eps, a panel for each protocol."""
+    panels: dict[str, list[figures.Curve]] = {}
+    for entry in sorted(entries, key=lambda e: (e.protocol, e.label)):
+        records = [
+            r for r in entry.records(metric, "clean_accuracy") if all(r.get(key, wanted) == wanted for key, wanted in chosen.items())
+        ]
+        records = [r for r in records if metric == "robust_accuracy" or r["metric"] == metric]
+        most = max((r.get("steps", 0) for r in records), default=0)
+        records = sorted((r for r in records if r.get("steps", most) == most), key=lambda r: r["eps"])
+        if any(r["metric"] == metric for r in records):
+            panels.setdefault(f"{entry.protocol} protocol", []).append(figures.Curve(entry.label, *figures.columns(records)))
+    return [Picture(name, figures.curves_against_eps(panels, y_label, y_range, "network"), caption)] if panels else []
+
+
+def pictures(entries: list[Entry], classes: Sequence[str]) -> list[Picture]:
+    """All figures of one data set."""
+    drawn = [
+        *curves(
+            entries, "accuracy_against_eps", "robust_accuracy", {"attack": "pgd"}, "accuracy", (0, 1), "Accuracy under PGD, 95% bands."
+        ),
+        *curves(
+            entries,
+            "tau_against_eps",
+            "kendall_tau",
+            {"attack": "aai", "over": "unchanged"},
+            "Kendall's tau",
+            (-0.5, 1.02),
+            "Kendall's tau of clean and attacked map under the top-k attack, over images with unchanged prediction, 95% bands.",
+        ),
+    ]
+    for entry in entries:
+        name = f"{entry.label}, {entry.protocol} protocol"
+        slug = "".join(c if c.isalnum() else "_" for c in f"{entry.label}_{entry.protocol}")
+        arrays = entry.measured("bound")
+        if arrays:
+            caption = "Both sides of Proposition 1 for each image; on and above the diagonal the bound holds."
+            drawn.append(Picture(f"bound_{slug}", figures.bound_scatter(name, arrays), f"{name}. {caption}"))
+            caption = "Images and their class activation maps under the smallest attack; red speaks for the class, blue against it."
+            drawn.append(Picture(f"maps_{slug}", figures.overlays(name, arrays, classes), f"{name}. {caption}"))
+        if records := entry.records("discrepancy"):
+            caption = "Discrepancy against budget under the sneaking attack, mean over images."
+            drawn.append(Picture(f"tradeoff_{slug}", figures.tradeoff_curves(name, records), f"{name}. {caption}"))
+    for protocol in sorted({entry.protocol for entry in entries}):
+        inverted = {entry.label: entry.measured("inversion") for entry in entries if entry.protocol == protocol}
+        inverted = {label: arrays for label, arrays in inverted.items() if arrays}
+        for norm in ("l2", "linf") if inverted else ():
+            caption = f"Feature inversion, {norm} steps, {protocol} images: the image (left) and noise (right) changed until one unit is most active."
+            drawn.append(Picture(f"inversion_{norm}_{protocol}", figures.inversions(inverted, norm, classes), caption))
+    return drawn

@@ -1,0 +1,286 @@
+"""The tables of a report, each from all results of one data set; None where nothing of it was measured."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.reports.entries import Entry
+
+
+class Cell(NamedTuple):
+    """text: what stands in a table. best: of its column."""
+
+    text: str
+    best: bool = False
+
+
+class Table(NamedTuple):
+    """name: of its files. notes: below it. rows of cells under a header."""
+
+    name: str
+    title: str
+    header: list[str]
+    rows: list[list[Cell]]
+    notes: list[str]
+
+
+def value(record: dict[str, Any] | None, with_n: bool = False) -> str:
+    """A record as text: value and interval, and n if it differs between cells."""
+    if record is None:
+        return ""
+    if record["value"] is None:
+        return f"- (n {record['n']})" if with_n else "-"
+    interval = record.get("ci95")
+    text = f"{record['value']:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
+    return f"{text} (n {record['n']})" if with_n else text
+
+
+def ladder(
+    entries: Iterable[Entry], rows: Callable[[Entry], dict[tuple[str, ...], dict[float, dict[str, Any]]]], with_n: bool
+) -> tuple[Any, Any]:
+    """Rows of (network, protocol, ...) under columns of eps; the best of each column is marked among rows that are alike but for the network."""
+    lines: dict[tuple[str, ...], dict[float, dict[str, Any]]] = {}
+    for entry in entries:
+        for key, by_eps in rows(entry).items():
+            lines[entry.label, entry.protocol, *key] = by_eps
+    eps = sorted({e for by_eps in lines.values() for e in by_eps})
+    best: dict[tuple[Any, ...], float] = {}
+    worst: dict[tuple[Any, ...], float] = {}
+    competitors: dict[tuple[Any, ...], int] = defaultdict(int)
+    for (_, *alike), by_eps in lines.items():
+        for e, record in by_eps.items():
+            if record["value"] is not None:
+                best[*alike, e] = max(best.get((*alike, e), -np.inf), record["value"])
+                worst[*alike, e] = min(worst.get((*alike, e), np.inf), record["value"])
+                competitors[*alike, e] += 1
+    table = []
+    for key, by_eps in sorted(lines.items(), key=lambda item: (item[0][0], *item[0][2:], item[0][1]) if with_n else item[0]):
+        cells = [Cell(part) for part in key]
+        for e in eps:
+            record = by_eps.get(e)  # type: ignore[assignment]
+            at = (*key[1:], e)
+            if record is None:
+                cells.append(Cell(""))
+            else:
+                cells.append(Cell(value(record, with_n), competitors[at] > 1 and worst[at] < record["value"] == best[at]))
+        table.append(cells)
+    return [f"{e:.4g}" for e in eps], table
+
+
+def beside(rows: list[list[Cell]], names: int) -> list[list[Cell]]:
+    """Rows whose first `names` cells say what they are of, in an order that puts the protocols of one thing side by side."""
+    return sorted(rows, key=lambda row: [cell.text for cell in (row[0], *row[2:names], row[1])])
+
+
+def accuracy_table(entries: list[Entry]) -> Table | None:
+    """Networks x eps: accuracy under PGD."""
+
+    def rows(entry: Entry) -> dict[tuple[str, ...], dict[float, dict[str, Any]]]:
+        clean = {r["eps"]: r for r in entry.records("clean_accuracy")}
+        attacked = entry.records("robust_accuracy", attack="pgd")
+        by_steps: dict[tuple[str, ...], dict[float, dict[str, Any]]] = {}
+        for steps in dict.fromkeys(r["steps"] for r in attacked):
+            at_eps = {r["eps"]: r for r in attacked if r["steps"] == steps}
+            n = next(iter(at_eps.values()))["n"]
+            by_steps[str(steps), str(n)] = {**clean, **at_eps}
+        return by_steps or ({("", str(r["n"])): clean for r in clean.values()})
+
+    chosen = [entry for entry in entries if "pgd" in entry.result["measures"]]
+    if not chosen:
+        return None
+    eps, table = ladder(chosen, rows, with_n=False)
+    return Table(
+        "accuracy",
+        "Accuracy against eps",
+        ["network", "protocol", "steps", "n", *(f"eps {e}" for e in eps)],
+        table,
+        [
+            "Share of test images classified correctly, with its 95% Wilson interval. Bold: the best network of a column, for each protocol.",
+            *verdict(chosen),
+        ],
+    )
+
+
+def verdict(entries: list[Entry]) -> list[str]:
+    """Which protocol to believe, with the largest disagreement that these results show."""
+    accuracies: dict[tuple[str, float], dict[str, float]] = defaultdict(dict)
+    for entry in entries:
+        for record in entry.records("robust_accuracy", attack="pgd"):
+            before = accuracies[entry.label, record["eps"]].get(entry.protocol, 1.0)
+            accuracies[entry.label, record["eps"]][entry.protocol] = min(before, record["value"])
+    both = {key: by for key, by in accuracies.items() if {"paper", "standard"} <= set(by)}
+    notes = [
+        "Believe `standard`: any attack only bounds robustness from above, and `standard` is the stronger one. `paper` has one loss, whose gradient"
+        " vanishes on confident networks, no random start, and counts the last iterate alone; it reads robustness where there is none, most of all"
+        " beyond the eps of training."
+    ]
+    if both:
+        (label, eps), by = max(both.items(), key=lambda item: abs(item[1]["paper"] - item[1]["standard"]))
+        notes.append(
+            f"Largest disagreement here: {label} at eps {eps:.4g}, {by['paper']:.3f} under `paper`, {by['standard']:.3f} under `standard`."
+        )
+    if missing := sorted({label for label, _ in accuracies} - {label for label, _ in both}):
+        notes.append(f"Measured under one protocol only: {', '.join(missing)}. `paper` alone says little.")
+    return notes
+
+
+def tau_table(entries: list[Entry]) -> Table | None:
+    """Networks x eps: Kendall's tau under the top-k attack."""
+
+    def rows(entry: Entry) -> dict[tuple[str, ...], dict[float, dict[str, Any]]]:
+        records = entry.records("kendall_tau", attack="aai")
+        return {(over,): {r["eps"]: r for r in records if r["over"] == over} for over in dict.fromkeys(r["over"] for r in records)}
+
+    chosen = [entry for entry in entries if "aai" in entry.result["measures"]]
+    if not chosen:
+        return None
+    eps, table = ladder(chosen, rows, with_n=True)
+    k = chosen[0].records("kendall_tau", attack="aai")[0]["k"]
+    return Table(
+        "kendall_tau",
+        f"Kendall's tau of the true class's map under the top-k attack (k = {k})",
+        ["network", "protocol", "over", *(f"eps {e}" for e in eps)],
+        table,
+        [
+            "Mean rank correlation of clean and attacked class activation map, 95% interval, n images counted. `unchanged`: images whose"
+            " prediction the attack left as it was (what the paper reports); `correct`: images still classified correctly; `all`: every image.",
+            "`paper` leaves out images whose prediction changes, so few may remain: look at n. `standard` keeps the prediction by construction and"
+            " counts the lowest tau over restarts and smaller eps: believe it.",
+        ],
+    )
+
+
+def bound_table(entries: list[Entry]) -> Table | None:
+    """Networks x attacks: does Proposition 1 hold, and how tight is it."""
+    table = []
+    for entry in sorted(entries, key=lambda e: (e.label, e.protocol)):
+        tight = {about(r): r for r in entry.records("tightness")}
+        for record in entry.records("bound_holds"):
+            ratio = tight[about(record)]
+            attack = record["attack"] + (f" on {record['against']}" if record["against"] else "")
+            median = "-" if ratio["median"] is None else f"{ratio['median']:.3f}"
+            cells = (entry.label, entry.protocol, attack, record["discrepancy"], value(record), value(ratio), median)
+            table.append([*map(Cell, cells), Cell(str(record["n"])), Cell(str(record["failed"]))])
+    if not table:
+        return None
+    return Table(
+        "bound",
+        "Proposition 1: the discrepancy is at least half the margin",
+        [
+            "network",
+            "protocol",
+            "attack",
+            "discrepancy",
+            "share where it holds",
+            "mean ratio D / (margin / 2)",
+            "median",
+            "n",
+            "failed attacks",
+        ],
+        table,
+        [
+            "Complete class activation maps, l1; n successful attacks. For the two-class discrepancy the share is 1 for every attack that reaches its"
+            " target, whatever it tries; the one-class discrepancy has no bound, and where its share is below 1 it was evaded.",
+            "`standard` searches harder for the smallest attack and for the smallest discrepancy, so its ratios are the ones to believe.",
+        ],
+    )
+
+
+def about(record: dict[str, Any]) -> tuple[Any, ...]:
+    """What a record of the bound is of."""
+    return tuple(record[key] for key in ("attack", "against", "discrepancy"))
+
+
+def isa_table(entries: list[Entry]) -> Table | None:
+    """Networks x kinds of discrepancy: what the sneaking attack leaves of each."""
+    metrics = ("normalised_discrepancy", "normalised_slope", "kendall_tau", "pearson")
+    families = ("one_class", "two_class", "all_class")
+    table = []
+    for entry in sorted(entries, key=lambda e: (e.label, e.protocol)):
+        records = {(r["map"], r["norm"], r["over"], r["metric"], r["discrepancy"]): r for r in entry.records(*metrics, attack="isa")}
+        for map_name, norm, over in dict.fromkeys(key[:3] for key in records):
+            for metric in metrics:
+                cells = [records.get((map_name, norm, over, metric, family)) for family in families]
+                if any(cells):
+                    texts = (entry.label, entry.protocol, map_name, norm, over, metric, *(value(cell) for cell in cells))
+                    one = next(cell for cell in cells if cell)
+                    table.append([*map(Cell, texts), Cell(str(one["n"])), Cell(str(one["failed"]))])
+    if not table:
+        return None
+    return Table(
+        "isa",
+        "The interpretability sneaking attack",
+        ["network", "protocol", "map", "norm", "over", "metric", "one-class", "two-class", "all-class", "n", "failed"],
+        beside(table, 6),
+        [
+            "Discrepancy over the range of the clean map, its slope over the budget, correlations of clean and attacked maps. A good measure of"
+            " interpretation stays large (slope near 0): no attack can hide from it. `images`: the mean over images, every image counts once;"
+            " `points`: as the paper's authors average, over images whose discrepancy falls, divided by the number of all their points.",
+            "A representation has units for classes, all of which count. `standard` minimises harder and is the one to believe.",
+        ],
+    )
+
+
+def tradeoff_table(entries: list[Entry]) -> Table | None:
+    """Networks x budgets: the smallest discrepancy."""
+    budgets = sorted({r["budget"] for entry in entries for r in entry.records("discrepancy")})
+    table = []
+    for entry in sorted(entries, key=lambda e: (e.label, e.protocol)):
+        records = {(r["norm"], r["discrepancy"], r["budget"]): r for r in entry.records("discrepancy")}
+        for norm, family in dict.fromkeys(key[:2] for key in records):
+            texts = [value(records.get((norm, family, budget))) for budget in budgets]
+            table.append(
+                [*map(Cell, (entry.label, entry.protocol, norm, family, *texts)), Cell(str(records[norm, family, budgets[0]]["n"]))]
+            )
+    if not table:
+        return None
+    notes = [
+        "Raw class activation maps, l2 squared. Budgets are multiples of the smallest eps that changes the prediction. Believe `standard`: it"
+        " minimises harder."
+    ]
+    header = ["network", "protocol", "norm", "discrepancy", *(f"{b:g} x eps_min" for b in budgets), "n"]
+    return Table("tradeoff", "Discrepancy against budget", header, beside(table, 4), notes)
+
+
+def overlap_table(entries: list[Entry]) -> Table | None:
+    """Networks: top k positions in common."""
+    table = [
+        [*map(Cell, (entry.label, entry.protocol, record["with"], str(record["k"]), value(record), str(record["n"])))]
+        for entry in sorted(entries, key=lambda e: (e.label, e.protocol))
+        for record in entry.records("topk_overlap")
+    ]
+    notes = ["Share of the k most salient positions of the true class's map that two networks have in common; no attack is involved, so the protocols"
+             " differ in their images alone."]  # fmt: skip
+    return (
+        Table("topk_overlap", "Top-k positions in common", ["network", "protocol", "with", "k", "overlap", "n"], table, notes)
+        if table
+        else None
+    )
+
+
+def sources_table(entries: list[Entry]) -> Table:
+    """Where every number comes from."""
+    table = []
+    for entry in sorted(entries, key=lambda e: (e.label, e.protocol)):
+        r = entry.result
+        counts = ", ".join(f"{measure} {n}" for measure, n in r["n_by_measure"].items())
+        network = r["weights"]["file"] if "weights" in r else f"{r['checkpoint']['workdir']} step {r['checkpoint']['step']}"
+        texts = (entry.label, entry.protocol, network, counts, str(r["seed"]), f"{r['data']['name']}: {r['data']['from']}", r["device"])
+        table.append(
+            [
+                *map(
+                    Cell,
+                    (*texts, f"{r['seconds']:g}", f"irob {r['versions']['irob']}, jax {r['versions']['jax']}", str(r["git_revision"])[:12]),
+                )
+            ]
+        )
+    header = ["network", "protocol", "from", "images by measure", "seed", "data", "device", "seconds", "versions", "revision"]
+    described = {entry.protocol: entry.result["protocol"]["description"] for entry in entries}
+    return Table(
+        "sources", "Where the numbers come from", header, table, [f"`{name}`: {text}." for name, text in sorted(described.items())]
+    )
+
+
+TABLES = (accuracy_table, tau_table, bound_table, isa_table, tradeoff_table, overlap_table)

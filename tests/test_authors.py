@@ -1,0 +1,111 @@
+import os
+import pickle
+
+import authors_weights
+import numpy as np
+import pytest
+
+import irob
+from irob import authors
+
+SHAPES = {"small": (28, 28, 1), "pool": (28, 28, 1), "wresnet": (32, 32, 3)}
+
+
+def initial(name, num_classes=10):
+    network = irob.create(name, SHAPES[name], num_classes)
+    return network, network.initial_params()
+
+
+def content(name, num_classes=10):
+    return pickle.loads(authors.dumps(*initial(name, num_classes)))
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("num_classes", [9, 10])
+def test_what_is_written_is_read_back(name, num_classes):
+    network, params = initial(name, num_classes)
+    released = authors.loads(authors.dumps(network, params))
+    assert (released.network, released.channels, released.num_classes, released.not_finite) == (name, SHAPES[name][2], num_classes, ())
+    assert released.params.keys() == params.keys()
+    for layer, parts in params.items():
+        for part, array in parts.items():
+            np.testing.assert_array_equal(released.params[layer][part], array)
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_any_pickle_of_arrays_is_read(protocol):
+    assert authors.loads(pickle.dumps(content("small"), protocol)).network == "small"
+
+
+@authors_weights.needed
+@pytest.mark.parametrize("name", authors_weights.NETWORKS)
+def test_the_released_files(name):
+    data = (authors_weights.REFERENCE / "networks" / f"{name}.pkl").read_bytes()
+    released = authors.loads(data)
+    architecture, shape = authors_weights.NETWORKS[name]
+    assert (released.network, released.channels, released.num_classes) == (architecture, shape[2], 10)
+    again = pickle.loads(authors.dumps(irob.create(architecture, shape, 10), released.params))
+    for ours, theirs in zip(again, pickle.loads(data), strict=True):
+        assert len(ours) == len(theirs)
+        for a, b in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(a, b)
+            assert np.asarray(a).dtype == np.asarray(b).dtype
+
+
+def test_weights_that_are_not_finite_are_named():
+    layers = content("pool")
+    layers[2][0][0, 0, 0, 0] = np.nan
+    layers[-1][0][...] = np.inf
+    assert authors.loads(pickle.dumps(layers)).not_finite == ("conv_1/kernel", "head/kernel")
+
+
+class Evil:
+    def __init__(self, function, *arguments):
+        self.call = (function, arguments)
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize(
+    ("function", "named"), [(os.system, "system"), (eval, "builtins.eval"), (getattr, "builtins.getattr"), (np.load, "numpy.load")]
+)
+def test_a_malicious_file_is_refused_by_name_and_not_run(function, named, tmp_path):
+    witness = tmp_path / "ran"
+    for hidden in (Evil(function, f"touch {witness}"), [(Evil(function, f"touch {witness}"), np.zeros(3))]):
+        with pytest.raises(ValueError, match=rf"it asks for \S*{named}, and weights are arrays alone"):
+            authors.loads(pickle.dumps(hidden))
+    assert not witness.exists()
+
+
+def test_arrays_that_would_fill_the_memory_are_refused():
+    for greedy in (Evil(np.ndarray, (10**14,)), Evil(np.empty(0).__reduce__()[0], np.ndarray, (10**14,), b"b")):
+        with pytest.raises(ValueError, match="no file of weights"):
+            authors.loads(pickle.dumps(greedy))
+
+
+def altered(change):
+    layers = content("small")
+    change(layers)
+    return pickle.dumps(layers)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "no file of weights"),
+        (b"\x80\x03garbage", "no file of weights"),
+        (pickle.dumps(content("small"))[:5000], "no file of weights: .*truncated"),
+        (pickle.dumps({"a": 1}), "no list of layers"),
+        (pickle.dumps([(np.zeros(2), np.zeros(2))]), "no list of layers"),
+        (altered(lambda layers: layers.pop(1)), "those of none of the networks small, pool, wresnet"),
+        (altered(lambda layers: layers.pop()), "not two each and one in the last"),
+        (altered(lambda layers: layers.__setitem__(0, (layers[0][0].astype(int), layers[0][1]))), "layer 0 holds int64, not floats"),
+        (altered(lambda layers: layers.__setitem__(1, (layers[1][0][:, :, :8], layers[1][1]))), "convolution 1 has kernel"),
+        (altered(lambda layers: layers.__setitem__(-1, (layers[-1][0][:, :, :8],))), r"its head has shape \(1, 1, 8, 10\)"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_no_released_network_is_refused(data, message):
+    with pytest.raises(ValueError, match=message):
+        authors.loads(data)
