@@ -264,7 +264,7 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
       UserError: if it cannot be read.
     """
     try:
-        with np.load(path) as arrays:
+        with path.open("rb") as file, np.load(file) as arrays:
             return dict(arrays)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} cannot be read ({' '.join(str(error).split())[:120]}): delete it to measure anew") from error

@@ -106,7 +106,7 @@ def main() -> None:
     budgets = parse_numbers("budgets", flag.budgets) or ()
     protocols.find(flag.protocol)
     refuse(flag.batch_size is not None and flag.batch_size < 1, f"--batch_size={flag.batch_size} must be positive")
-    refuse(any(number < 1 for number in steps), f"--steps={flag.steps}: every number must be positive")
+    refuse(any(number < 1 for number in steps), f"--steps={','.join(flag.steps or [])}: every number must be positive")
     refuse(not budgets or any(number <= 1 for number in budgets), "--budgets: multiples of the smallest eps, each larger than 1")
     refuse(list(budgets) != sorted(budgets), "--budgets must ascend")
     refuse((flag.workdir is None) == (flag.weights is None), "give either --workdir of a training or --weights FILE.pkl")

@@ -1,11 +1,14 @@
 """The authors' released weights and golden numbers, where they lie beside the project; tests that need them are skipped elsewhere."""
 
+import gzip
 import json
-import pickle
 
 import numpy as np
 import pytest
 from conftest import SHARED
+
+from experiments import data
+from irob import authors
 
 REFERENCE = SHARED / "reference"
 NETWORKS = {
@@ -18,13 +21,22 @@ NETWORKS = {
 needed = pytest.mark.skipif(not (REFERENCE / "networks").is_dir(), reason="the authors' released weights are not here")
 
 
+def file(name):
+    """A released file."""
+    return REFERENCE / "networks" / f"{name}.pkl"
+
+
 def parameters(name):
-    """List of (kernel, bias), a placeholder of NaN for pooling, last the head: `params` as ours. The files are known and trusted."""
-    with (REFERENCE / "networks" / f"{name}.pkl").open("rb") as file:
-        *layers, (head,) = pickle.load(file)
-    convs = [layer for layer in layers if not np.isnan(np.asarray(layer[0])).all()]
-    params = {f"conv_{i}": {"kernel": np.asarray(kernel), "bias": np.asarray(bias)} for i, (kernel, bias) in enumerate(convs)}
-    return params | {"head": {"kernel": np.asarray(head)[0, 0]}}
+    """Its parameters as ours."""
+    return authors.loads(file(name).read_bytes()).params
+
+
+def mnist_test_images():
+    """The 10,000 MNIST test images from the original files."""
+    directory = SHARED / "data" / "mnist"
+    read = lambda name, skip: np.frombuffer(gzip.decompress((directory / name).read_bytes()), np.uint8)[skip:]
+    images = read("t10k-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28, 1)
+    return data.Images(images, read("t10k-labels-idx1-ubyte.gz", 8).astype(np.int32), {"name": "mnist", "from": "original files"})
 
 
 def golden(name):

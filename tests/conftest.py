@@ -45,6 +45,42 @@ def small():
 
 
 @pytest.fixture(scope="session")
+def digits():
+    from experiments import data
+
+    return data.load("digits", "test").first(24)
+
+
+@pytest.fixture(scope="session")
+def trained():
+    """The small network after a few plain gradient steps, so that its predictions are right."""
+    import jax
+    import optax
+
+    import irob
+    from experiments import data
+
+    network = irob.create("small", (28, 28, 1), 10)
+    train = data.load("digits", "train")
+    x, labels = train.images[:300] / np.float32(255), train.labels[:300]
+
+    def loss(params):
+        return jax.numpy.mean(jax.vmap(lambda x, t: irob.cross_entropy(network.explain(params, x).logits, t))(x, labels))
+
+    params, adam = network.initial_params(), optax.adam(3e-3)
+    state = adam.init(params)
+
+    @jax.jit
+    def step(params, state):
+        updates, state = adam.update(jax.grad(loss)(params), state)
+        return optax.apply_updates(params, updates), state
+
+    for _ in range(40):
+        params, state = step(params, state)
+    return network, jax.tree.map(np.asarray, params)
+
+
+@pytest.fixture(scope="session")
 def commands():
     from commands import Commands
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import irob
+from irob.attacks.minimal import lower_end, upper_end
 
 
 def plain_bisection(threshold, start, limit, rounds):
@@ -22,10 +23,12 @@ def plain_bisection(threshold, start, limit, rounds):
     return lower, upper, tried
 
 
+@pytest.mark.parametrize("last", [lower_end, upper_end])
 @hypothesis.given(st.floats(0.0, 1.25, width=32), st.sampled_from([0.05, 0.3, 1.0]), st.integers(1, 14))
-def test_bisect_is_the_plain_rule(threshold, start, rounds):
-    found = irob.bisect(lambda value: (value < threshold, 2.0 * value), start, 1.0, rounds)
+def test_bisect_is_the_plain_rule(last, threshold, start, rounds):
+    found = irob.bisect(lambda value: (value < threshold, 2.0 * value), start, 1.0, rounds, last)
     lower, upper, tried = plain_bisection(np.float32(threshold), start, 1.0, rounds)
+    tried.append(last(lower, upper))
     np.testing.assert_array_equal([found.lower, found.upper], [lower, upper])
     np.testing.assert_array_equal(found.values, tried)
     np.testing.assert_array_equal(found.outcomes, 2 * np.array(tried))

@@ -179,7 +179,7 @@ def bound_table(entries: list[Entry]) -> Table | None:
             "n",
             "failed attacks",
         ],
-        table,
+        beside(table, 4),
         [
             "Complete class activation maps, l1; n successful attacks. For the two-class discrepancy the share is 1 for every attack that reaches its"
             " target, whatever it tries; the one-class discrepancy has no bound, and where its share is below 1 it was evaded.",

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool
 
 from irob.arrays import Array, Explain, Explanation, Image, Label, Scalar
-from irob.attacks.minimal import bisect
+from irob.attacks.minimal import bisect, lower_end
 from irob.attacks.pgd import AttackResult, ScoredObjective
 from irob.discrepancy import top_k_pixels
 from irob.losses import margin, pick
@@ -74,7 +74,7 @@ def isa(
     """
     clean = explain(x)
 
-    def trial(weight: Scalar) -> AttackResult:
+    def trial(weight: Scalar) -> tuple[Array, AttackResult]:
         def objective(x_adv: Image) -> tuple[Scalar, Scalar]:
             attacked = explain(x_adv)
             # At x itself D is least: 0 is its subgradient, and the rounding of two equal maps would make noise of it.
@@ -82,22 +82,16 @@ def isa(
             from_target, changed = margin(attacked.logits, target), jnp.where(moved, measure(clean, attacked), 0.0)
             return -(jnp.maximum(from_target, -kappa) + weight * changed), jnp.where(from_target < 0.0, -changed, -jnp.inf)
 
-        return climb(objective)
-
-    def up_while_reached(weight: Scalar) -> tuple[Array, AttackResult]:
-        result = trial(weight)
+        result = climb(objective)
         return jnp.isfinite(result.score), result
 
-    search = bisect(up_while_reached, start, limit, rounds)
-    unweighted = trial(jnp.float32(0.0))
-    weights = jnp.append(search.values, 0.0)
-    images = jnp.concatenate([search.outcomes.x_adv, unweighted.x_adv[None]])
-    scores = jnp.append(search.outcomes.score, unweighted.score)
-    ranks = jnp.where(scores > -jnp.inf, jax.vmap(rank)(weights, -scores), -jnp.inf)
-    none = jnp.all(ranks == -jnp.inf)
-    picked = jnp.where(none, len(weights) - 1, jnp.argmax(ranks))
+    search = bisect(trial, start, limit, rounds, lower_end)
+    images, scores = search.outcomes
+    reached = jnp.isfinite(scores)
+    ranks = jnp.where(reached, jax.vmap(rank)(search.values, -scores), -jnp.inf)
+    picked = jnp.where(jnp.any(reached), jnp.argmax(ranks), rounds)
     x_adv = images[picked]
-    return Sneaked(x_adv, measure(clean, explain(x_adv)), weights[picked], ~none)
+    return Sneaked(x_adv, measure(clean, explain(x_adv)), search.values[picked], jnp.any(reached))
 
 
 def aai(explain: Explain, x: Image, label: Label, k: int, climb: Climb, prediction: Label | None = None) -> Image:

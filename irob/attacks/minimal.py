@@ -11,11 +11,11 @@ from irob.arrays import Array, Image, Scalar
 
 
 class Bisection(NamedTuple):
-    """lower, upper: the bracket that is left. values `[rounds]`: what was tried. outcomes: what each trial gave, stacked `[rounds, ...]`."""
+    """lower, upper: the bracket that is left. values `[rounds + 1]`: what was tried. outcomes: what each trial gave, stacked `[rounds + 1, ...]`."""
 
     lower: Scalar
     upper: Scalar
-    values: Float[Array, " rounds"]
+    values: Float[Array, " trials"]
     outcomes: Any
 
 
@@ -27,16 +27,34 @@ class Minimal(NamedTuple):
     found: Bool[Array, ""]
 
 
-def bisect(trial: Callable[[Scalar], tuple[Any, Any]], start: float, limit: float, rounds: int) -> Bisection:
+def lower_end(lower: Scalar, upper: Scalar) -> Scalar:
+    """The largest value that said up, 0 if none did."""
+    return lower
+
+
+def upper_end(lower: Scalar, upper: Scalar) -> Scalar:
+    """The smallest value that said down, the limit if none did."""
+    return upper
+
+
+def bisect(
+    trial: Callable[[Scalar], tuple[Any, Any]],
+    start: float,
+    limit: float,
+    rounds: int,
+    last: Callable[[Scalar, Scalar], Scalar] = upper_end,
+) -> Bisection:
     """Searches [0, limit] for the value at which `trial` changes its mind.
 
-    From `start`: up to the middle of the bracket, though never more than doubling, while the trial says up; else down to its middle.
-    The rule of the paper's authors for both of their searches (Boopathy et al. 2020, https://arxiv.org/abs/2006.14748, code).
+    From `start`: up to the middle of the bracket, though never more than doubling, while the trial says up; else down to its middle. One trial
+    more at an end of the bracket concludes. The rule of the paper's authors for both of their searches (Boopathy et al. 2020,
+    https://arxiv.org/abs/2006.14748, code).
 
     Args:
       trial: value -> (bool, whether to go up; anything).
       start, limit: 0 < start <= limit.
-      rounds: trials.
+      rounds: trials before the last.
+      last: `lower_end` or `upper_end`.
 
     Raises:
       ValueError: unless 0 < start <= limit and rounds >= 1.
@@ -47,16 +65,17 @@ def bisect(trial: Callable[[Scalar], tuple[Any, Any]], start: float, limit: floa
     if not 0.0 < start <= limit or rounds < 1:
         raise ValueError(f"bisection needs 0 < start <= limit and rounds >= 1, got start {start}, limit {limit}, rounds {rounds}")
 
-    def one_round(state: tuple[Array, Array, Array], _: None) -> tuple[Any, Any]:
+    def one_round(state: tuple[Array, Array, Array], concludes: Array) -> tuple[Any, Any]:
         value, lower, upper = state
+        value = jnp.where(concludes, last(lower, upper), value)
         up, outcome = trial(value)
-        lower, upper = jnp.where(up, value, lower), jnp.where(up, upper, value)
+        lower, upper = jnp.where(up & ~concludes, value, lower), jnp.where(up | concludes, upper, value)
         middle = (lower + upper) / 2.0
         following = jnp.where(up, jnp.minimum(2.0 * value, middle), middle)
         return (following, lower, upper), (value, outcome)
 
     first = (jnp.float32(start), jnp.float32(0.0), jnp.float32(limit))
-    (_, lower, upper), (values, outcomes) = jax.lax.scan(one_round, first, None, length=rounds)
+    (_, lower, upper), (values, outcomes) = jax.lax.scan(one_round, first, jnp.arange(rounds + 1) == rounds)
     return Bisection(lower, upper, values, outcomes)
 
 
@@ -81,10 +100,8 @@ def smallest_eps(
         success = succeeds(x_adv)
         return ~success, (x_adv, success)
 
-    search = bisect(trial, start, limit, rounds)
+    search = bisect(trial, start, limit, rounds, upper_end)
     images, successes = search.outcomes
-    at_limit = attack(limit)
-    smallest = jnp.argmin(jnp.where(successes, search.values, jnp.inf))
     found = jnp.any(successes)
-    x_adv = jnp.where(found, images[smallest], at_limit)
-    return Minimal(jnp.where(found, search.values[smallest], limit), x_adv, found | succeeds(at_limit))
+    picked = jnp.where(found, jnp.argmin(jnp.where(successes, search.values, jnp.inf)), rounds)
+    return Minimal(search.values[picked], images[picked], found)

@@ -24,6 +24,18 @@ TINY = ("--config", "experiments/configs/digits.py:int,tiny")
         (("evaluate", "--workdir", "/nowhere"), "there are no checkpoints in /nowhere"),
         (("evaluate", "--workdir", "/nowhere", "--protocol", "weak"), "unknown protocol 'weak': choose one of standard, paper"),
         (("evaluate", "--workdir", "/nowhere", "--eps", "0,a"), "--eps=0,a: numbers or fractions"),
+        (("evaluate", "--workdir", "/nowhere", "--measure", "pgd,beauty"), "unknown measure 'beauty': choose from pgd, aai, bound"),
+        (("evaluate", "--workdir", "/nowhere", "--steps", "0"), "--steps=0: every number must be positive"),
+        (("evaluate", "--workdir", "/nowhere", "--budgets", "1,2"), "--budgets: multiples of the smallest eps, each larger than 1"),
+        (("evaluate", "--workdir", "/nowhere", "--budgets", "3,2"), "--budgets must ascend"),
+        (("evaluate", "--workdir", "/nowhere", "--measure", "topk_overlap"), "give --versus WORKDIR or FILE.pkl"),
+        (("evaluate", "--workdir", "/nowhere", "--dataset", "mnist"), "--dataset goes with --weights"),
+        (("evaluate",), "give either --workdir of a training or --weights FILE.pkl"),
+        (("evaluate", "--weights", "/nowhere.pkl"), "--weights /nowhere.pkl needs --dataset, one of digits"),
+        (("evaluate", "--weights", "/nowhere.pkl", "--dataset", "digits"), "--weights /nowhere.pkl cannot be read: No such file"),
+        (("evaluate", "--weights", "setup.py", "--dataset", "digits"), "it is no file of weights"),
+        (("report", "--inputs", "/nowhere.json", "--out", "/tmp/irob-never-made"), "/nowhere.json cannot be read"),
+        (("report", "--inputs", "tests", "--out", "/tmp/irob-never-made"), "there are no result files in tests"),
         (("prepare_data", "--dataset", "svhn"), "--dataset=svhn: choose one of mnist"),
     ],
     ids=lambda value: value[-1] if isinstance(value, tuple) else "",
@@ -40,7 +52,7 @@ def test_batch_not_divisible_by_devices(commands):
     assert "config.batch_size = 9: must be divisible by the number of devices, 4: 8 would do" in err
 
 
-@pytest.mark.parametrize("module", ["train", "evaluate", "quickstart", "prepare_data"])
+@pytest.mark.parametrize("module", ["train", "evaluate", "report", "quickstart", "prepare_data"])
 def test_help(commands, module):
     process = commands.start(module, "--help")
     out, err = process.communicate()

@@ -1,0 +1,204 @@
+"""Every measure of a network from a file of weights, interrupted and resumed, and the report of it all."""
+
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+import irob
+
+OPTIONS = ("--dataset", "digits", "--num_examples", 6, "--eps", "0,0.05,0.1", "--budgets", "2,3")
+
+
+@pytest.fixture(scope="module")
+def weights(trained, tmp_path_factory):
+    """Two networks in the layout of the released files, and results of the first under both protocols."""
+    directory = tmp_path_factory.mktemp("weights")
+    network, params = trained
+    (directory / "plain.pkl").write_bytes(irob.authors.dumps(network, params))
+    (directory / "other.pkl").write_bytes(irob.authors.dumps(network, network.initial_params(seed=7)))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def measured(commands, weights):
+    """All measures under `standard`; accuracy and tau under `paper`; accuracy of another network."""
+    measures = "pgd,aai,bound,tradeoff,topk_overlap,inversion"
+    plain, other = weights / "plain.pkl", weights / "other.pkl"
+    out, _ = commands.run(
+        "evaluate", "--weights", plain, *OPTIONS, "--measure", measures, "--versus", other, "--out", weights / "standard.json"
+    )
+    paper = ("--dataset", "digits", "--protocol", "paper", "--measure", "pgd,aai", "--eps", "0,0.05", "--steps", "1,10")
+    commands.run("evaluate", "--weights", plain, *paper, "--out", weights / "paper.json")
+    commands.run("evaluate", "--weights", other, *OPTIONS, "--out", weights / "other.json")
+    return weights, out
+
+
+def test_every_measure_leaves_records_and_arrays(measured):
+    directory, out = measured
+    result = json.loads((directory / "standard.json").read_text())
+    metrics = {record["metric"] for record in result["records"]}
+    assert metrics == {
+        "clean_accuracy",
+        "robust_accuracy",
+        "kendall_tau",
+        "bound_holds",
+        "tightness",
+        "discrepancy",
+        "topk_overlap",
+        "activation",
+    }
+    assert result["method"] == "plain" and result["weights"]["file"] == "plain.pkl" and result["config"] is None
+    assert result["n_by_measure"]["pgd"] == 6
+    for record in result["records"]:
+        if record["metric"] == "bound_holds" and record["discrepancy"] == "two_class" and record["n"]:
+            assert record["value"] == 1.0
+    with np.load(directory / "standard.npz") as arrays:
+        assert {"pgd/indices", "pgd/labels", "pgd/eps", "aai/taus", "bound/minimal/two_class", "bound/eps"} <= set(arrays)
+        assert any(key.startswith("pgd/predictions") for key in arrays)
+    for title in ("Accuracy.", "Kendall's tau", "Proposition 1", "Discrepancy (raw)", "Most salient positions", "Feature inversion"):
+        assert title in out
+
+
+def test_the_ladder_of_steps(measured):
+    directory, _ = measured
+    records = json.loads((directory / "paper.json").read_text())["records"]
+    assert [(r["eps"], r.get("steps")) for r in records if "accuracy" in r["metric"]] == [(0.0, None), (0.05, 1), (0.05, 10)]
+
+
+def test_killed_and_started_again_it_ends_with_the_same_table(commands, measured, tmp_path):
+    directory, _ = measured
+    arguments = ("--weights", directory / "plain.pkl", *OPTIONS, "--measure", "pgd,aai", "--out", tmp_path / "again.json")
+    partial = tmp_path / "again.json.partial"
+    process = commands.start("evaluate", *arguments)
+    while not list(partial.glob("aai*restart 0*.npz")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not (tmp_path / "again.json").exists()
+    before = {file.name: file.stat().st_mtime_ns for file in partial.glob("*.npz")}
+    assert before
+    process = commands.start("evaluate", *arguments)
+    while process.poll() is None and partial.exists():
+        kept = {file.name: file.stat().st_mtime_ns for file in partial.glob("*.npz")}
+        assert all(kept.get(name, time_written) == time_written for name, time_written in before.items())
+        time.sleep(0.05)
+    commands.finish(process)
+    whole, again = (json.loads((where / name).read_text()) for where, name in ((directory, "standard.json"), (tmp_path, "again.json")))
+    assert again["records"] == [
+        r for r in whole["records"] if r["metric"] in ("clean_accuracy", "robust_accuracy") or r.get("attack") == "aai"
+    ]
+    assert not partial.exists()
+
+
+def test_an_unfinished_evaluation_with_other_settings_is_refused(commands, measured, tmp_path):
+    directory, _ = measured
+    partial = tmp_path / "r.json.partial"
+    partial.mkdir()
+    (partial / "settings.json").write_text("{}")
+    said = commands.refused("evaluate", "--weights", directory / "plain.pkl", *OPTIONS, "--out", tmp_path / "r.json")
+    assert "holds an unfinished evaluation with other settings" in said
+
+
+@pytest.fixture(scope="module")
+def report(commands, measured, tmp_path_factory):
+    directory, _ = measured
+    out = tmp_path_factory.mktemp("report") / "made"
+    commands.run("report", "--inputs", directory / "standard.json", directory / "paper.json", directory / "other.json", "--out", out)
+    return out
+
+
+def test_the_report_has_every_table_and_figure(report):
+    tables = {file.stem for file in (report / "tables").glob("*.csv")}
+    names = ("accuracy", "kendall_tau", "bound", "tradeoff", "topk_overlap", "sources")
+    assert tables == {f"digits_{name}" for name in names} == {file.stem for file in (report / "tables").glob("*.md")}
+    figures = {file.stem for file in (report / "figures").glob("*.png")}
+    assert figures == {file.stem for file in (report / "figures").glob("*.svg")}
+    kinds = ("accuracy_against_eps", "tau_against_eps", "bound_plain_standard", "maps_plain_standard", "tradeoff_plain_standard")
+    assert {f"digits_{kind}" for kind in kinds} | {"digits_inversion_l2_standard", "digits_inversion_linf_standard"} == figures
+    for file in (report / "figures").glob("*.png"):
+        assert file.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def rows_of(file):
+    return list(csv.DictReader(io.StringIO(file.read_text())))
+
+
+def test_the_tables_say_what_the_results_say(report, measured):
+    directory, _ = measured
+    rows = rows_of(report / "tables" / "digits_accuracy.csv")
+    assert [(row["network"], row["protocol"], row["steps"]) for row in rows] == [
+        ("other", "standard", "150"),
+        ("plain", "paper", "1"),
+        ("plain", "paper", "10"),
+        ("plain", "standard", "150"),
+    ]
+    record = json.loads((directory / "standard.json").read_text())["records"][1]
+    assert rows[-1]["eps 0.05"] == f"{record['value']:.3f} [{record['ci95'][0]:.3f}, {record['ci95'][1]:.3f}]"
+    page = (report / "report.md").read_text()
+    assert re.search(r"\| plain \| standard \| 150 \| 6 \| \*\*", page), "the best of a column is marked"
+    assert "Believe `standard`" in page and "Largest disagreement here: plain" in page
+    assert "Measured under one protocol only: other" in page
+    flat = rows_of(report / "records.csv")
+    assert {row["network"] for row in flat} == {"plain", "other"}
+
+
+def test_the_page_is_whole_in_itself(report):
+    page = (report / "report.html").read_text()
+    assert "<script" not in page and "http" not in re.sub(r"data:image/svg\+xml;base64,[A-Za-z0-9+/=]+", "", page)
+    assert page.count("data:image/svg+xml;base64,") == len(list((report / "figures").glob("*.svg")))
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium is installed")
+def test_a_browser_shows_and_prints_it(report, tmp_path):
+    browser = [
+        "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+        "--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}",
+    ]  # fmt: skip
+    address = f"file://{report / 'report.html'}"
+    options = {"check": True, "capture_output": True, "timeout": 120}
+    shown = subprocess.run([*browser, "--dump-dom", address], **options).stdout.decode()
+    assert "Accuracy against eps" in shown and "Proposition 1" in shown
+    subprocess.run([*browser, f"--print-to-pdf={tmp_path / 'report.pdf'}", address], **options)
+    assert (tmp_path / "report.pdf").read_bytes()[:5] == b"%PDF-"
+    subprocess.run([*browser, "--window-size=1000,3000", f"--screenshot={tmp_path / 'report.png'}", address], **options)
+    import matplotlib.image
+
+    pixels = matplotlib.image.imread(tmp_path / "report.png")[..., :3]
+    coloured = (pixels.max(axis=-1) - pixels.min(axis=-1)) > 0.3
+    assert coloured.mean() > 0.001, "the figures are drawn"
+
+
+def test_a_report_never_overwrites(commands, report, measured):
+    directory, _ = measured
+    assert "is not empty" in commands.refused("report", "--inputs", directory / "standard.json", "--out", report)
+
+
+def test_what_is_no_result_ends_in_one_line(commands, measured, tmp_path):
+    directory, _ = measured
+    whole = (directory / "paper.json").read_text()
+    for name, text in (("half", whole[: len(whole) // 2]), ("old", whole.replace('"schema": 2', '"schema": 1'))):
+        (tmp_path / f"{name}.json").write_text(text)
+    for inputs, message in (
+        ((tmp_path / "half.json",), "is not a whole result file"),
+        ((tmp_path / "old.json",), "has schema 1, this version reads 2"),
+        ((tmp_path,), "is not a whole result file"),
+        ((directory / "paper.json", shutil.copy(directory / "paper.json", tmp_path / "copy.json")), "both hold pgd of the same network"),
+        ((tmp_path / "none.json",), "cannot be read: No such file"),
+        ((), "there are no result files in nothing"),
+    ):
+        said = (
+            commands.refused("report", "--inputs", *inputs, "--out", tmp_path / "out")
+            if inputs
+            else commands.refused("report", "--out", "x")
+        )
+        assert message in said and len(said.splitlines()) == 1

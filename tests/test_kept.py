@@ -1,0 +1,67 @@
+import contextlib
+
+import numpy as np
+import pytest
+
+from experiments import kept
+from experiments.cli import UserError
+from experiments.kept import Kept
+
+SETTINGS = {"protocol": "paper", "eps": (0.0, 0.1), "versions": {"jax": "1"}}
+
+
+def test_without_a_directory_results_are_remembered():
+    memory = Kept()
+    assert memory.read("clean") == {}
+    memory.add("clean", {"indices": np.array([3, 1]), "hit": np.array([True, False])}, last=False)
+    memory.add("clean", {"indices": np.array([2]), "hit": np.array([True])}, last=True)
+    np.testing.assert_array_equal(memory.read("clean")["indices"], [3, 1, 2])
+
+
+def interrupted(out, last=True):
+    """An evaluation that is stopped after one part."""
+
+    with contextlib.suppress(KeyboardInterrupt), kept.beside(out, SETTINGS) as first:
+        first.add("pgd, eps 0.05", {"indices": np.arange(2), "hit": np.ones(2)}, last=last)
+        raise KeyboardInterrupt
+
+
+def resumed(out, settings=SETTINGS):
+    """What a second start finds, when it comes to its end."""
+    with kept.beside(out, settings) as second:
+        return second.read("pgd, eps 0.05")
+
+
+def test_what_was_written_is_there_after_an_interruption_and_gone_after_success(tmp_path):
+    interrupted(tmp_path / "r.json")
+    np.testing.assert_array_equal(resumed(tmp_path / "r.json")["hit"], np.ones(2))
+    assert not (tmp_path / "r.json.partial").exists()
+
+
+def test_what_was_not_written_is_measured_again(tmp_path):
+    interrupted(tmp_path / "r.json", last=False)
+    assert resumed(tmp_path / "r.json") == {}
+
+
+def test_long_measurements_are_written_in_between(tmp_path, monkeypatch):
+    monkeypatch.setattr(kept, "INTERVAL", 0.0)
+    interrupted(tmp_path / "r.json", last=False)
+    np.testing.assert_array_equal(resumed(tmp_path / "r.json")["indices"], np.arange(2))
+
+
+def test_other_settings_are_refused_with_the_difference(tmp_path):
+    interrupted(tmp_path / "r.json")
+    with pytest.raises(UserError, match=r"unfinished evaluation with other settings \(versions.jax: '1' -> '2'\)"):
+        resumed(tmp_path / "r.json", {**SETTINGS, "versions": {"jax": "2"}})
+
+
+def test_a_damaged_part_is_refused(tmp_path):
+    interrupted(tmp_path / "r.json")
+    (tmp_path / "r.json.partial" / "pgd, eps 0.05.npz").write_bytes(b"PK\x03\x04 not a zip")
+    with pytest.raises(UserError, match=r"npz cannot be read .*: delete it to measure anew"):
+        resumed(tmp_path / "r.json")
+
+
+def test_two_at_once_are_refused(tmp_path):
+    with kept.beside(tmp_path / "r.json", SETTINGS), pytest.raises(UserError, match="another evaluation is writing"):
+        resumed(tmp_path / "r.json")
