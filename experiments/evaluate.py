@@ -70,6 +70,7 @@ def evaluate(
     arrays: dict[str, np.ndarray] = {}
     counts: dict[str, int] = {}
     for name in measures:
+        evaluator.expect(len(task.drawn(name).indices))
         measured = MEASURES[name](task)
         records += measured.records
         arrays |= {f"{name}/{key}": value for key, value in measured.arrays.items()}

@@ -39,9 +39,15 @@ class Evaluator:
     ):
         self.network, self.split, self.seed = network, split, seed
         self.batch_size = batch_size or parallel.default_batch_size(network.input_shape, len(split.labels))
+        self.sized_by_user = batch_size is not None
         self.params = parallel.replicate(params)
         self.kept = kept or Kept()
         self.quiet = quiet or not parallel.is_first_process()
+
+    def expect(self, n: int) -> None:
+        """Fits the batch size to the number of images to come, unless it was given."""
+        if not self.sized_by_user:
+            self.batch_size = parallel.default_batch_size(self.network.input_shape, n)
 
     def map(self, name: str, check: Callable[..., Any], shared: Any, indices: np.ndarray, *more: np.ndarray) -> dict[str, np.ndarray]:
         """Maps a check over test images; what is kept under the name is not computed again.

@@ -22,7 +22,7 @@ def tiny(command, tmp_path):
     command = re.sub(r"(configs/\w+\.py:\w+)", r"\1,tiny", command).replace("configs/mnist.py", "configs/digits.py")
     command = re.sub(r" --config\.num_steps=\S+| --config\.(learning_rate|eps_ramp)\S*", "", command)
     if "evaluate" in command and "paper" not in command:
-        command = re.sub(r" --num_examples \d+", "", command) + " --num_examples 8 --eps 0,0.1"
+        command = re.sub(r" --num_examples \d+", "", command) + " --num_examples 8 --eps 0,0.1 --budgets 2"
     return command
 
 
