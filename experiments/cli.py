@@ -2,6 +2,7 @@
 
 import functools
 import os
+import pathlib
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ def run(main: Callable[[], None], more: str | None = None) -> None:
     Args:
       more: a list flag to which arguments that are no flags are added; without it they are refused.
     """
+    keep_compiled()
 
     def guarded(_: Sequence[str]) -> None:
         try:
@@ -34,6 +36,22 @@ def run(main: Callable[[], None], more: str | None = None) -> None:
             _fail("interrupted; what was written is kept", code=130)
 
     app.run(guarded, flags_parser=functools.partial(_parse, more=more))
+
+
+def cache_dir() -> pathlib.Path:
+    """Where decoded data sets and compiled programs are kept: $IROB_CACHE, or ~/.cache/irob."""
+    return pathlib.Path(os.environ.get("IROB_CACHE") or pathlib.Path.home() / ".cache" / "irob")
+
+
+def keep_compiled() -> None:
+    """Has JAX keep compiled programs on disk, so that a second start of a command need not compile. JAX's own variables come first."""
+    for name, value in (
+        ("JAX_COMPILATION_CACHE_DIR", str(cache_dir() / "compiled")),
+        ("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1"),
+        ("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1"),
+        ("JAX_COMPILATION_CACHE_MAX_SIZE", str(2**30)),  # bytes; the least recently used go first
+    ):
+        os.environ.setdefault(name, value)
 
 
 def _parse(argv: Sequence[str], more: str | None) -> list[str]:

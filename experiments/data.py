@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import parallel
+from experiments import cli, parallel
 from experiments.cli import UserError
 
 
@@ -165,14 +165,9 @@ def cached(name: str, split: str, data_dir: str | None) -> Images:
     source = open_tfds(name, split, data_dir)
     info = source.dataset_info
     files = [str(info.data_dir), *(f"{p.name}:{p.stat().st_size}" for p in sorted(pathlib.Path(info.data_dir).iterdir()) if p.is_file())]
-    path = cache_dir() / f"{name}-{info.version}-{split}-{hashlib.sha256('|'.join(files).encode()).hexdigest()[:16]}.npz"
+    path = cli.cache_dir() / f"{name}-{info.version}-{split}-{hashlib.sha256('|'.join(files).encode()).hexdigest()[:16]}.npz"
     images, labels, sha256 = kept(path, lambda: _decode(source, name, split))
     return Images(images, labels, {"name": name, "from": f"tfds {info.full_name} at {info.data_dir}", "sha256": sha256})
-
-
-def cache_dir() -> pathlib.Path:
-    """Where decoded data sets are kept."""
-    return pathlib.Path(os.environ.get("IROB_CACHE") or pathlib.Path.home() / ".cache" / "irob")
 
 
 def digest(images: np.ndarray, labels: np.ndarray) -> str:
@@ -325,7 +320,7 @@ def _group_index(source: Any) -> tuple[np.ndarray, np.ndarray, str]:
 
     info, split = source.dataset_info, source.split
     key = hashlib.sha256(f"{info.data_dir}|{len(source)}".encode()).hexdigest()[:16]
-    path = cache_dir() / f"restricted_imagenet-{info.version}-{split}-{key}.npz"
+    path = cli.cache_dir() / f"restricted_imagenet-{info.version}-{split}-{key}.npz"
 
     def make() -> tuple[np.ndarray, np.ndarray]:
         builder = tfds.builder("imagenet2012", data_dir=pathlib.Path(info.data_dir).parent.parent)

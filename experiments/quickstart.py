@@ -30,13 +30,13 @@ SHOWN_EPS = 0.1
 
 def quickstart(workdir: pathlib.Path, tiny: bool = False) -> list[dict[str, Any]]:
     """Trains and evaluates the three methods; returns their results as `evaluate` gives them."""
-    from experiments import data, figures, train
+    from experiments import data, figures, training
     from experiments.configs import digits
 
     results, samples = [], {}
     for method in METHODS:
         config = digits.get_config(f"{method},tiny" if tiny else method)
-        state = train.train(config, str(workdir / method))
+        state = training.train(config, str(workdir / method))
         results.append(evaluated(workdir / method, num_examples=16 if tiny else None))
         samples[method] = explained(config, state.params)
     data.save_atomically(workdir / "results.json", lambda file: file.write((json.dumps(results, indent=1) + "\n").encode()))
@@ -67,11 +67,11 @@ def explained(config: "ml_collections.ConfigDict", params: Any) -> "list[Sample]
     import numpy as np
 
     import irob
-    from experiments import data, train
+    from experiments import data, training
     from experiments.figures import Sample
     from experiments.measures import pgd
 
-    network, _ = train.build(config)
+    network, _ = training.build(config)
     split = data.load(config.dataset, "test").first(SHOWN)
     images, labels = split.fetch(np.arange(SHOWN))
     x = np.asarray(data.to_unit(images))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import ml_collections
 
 import irob
-from experiments import cli, data, train
+from experiments import cli, data, training
 from experiments.checkpoints import Checkpoints
 from experiments.cli import UserError
 from experiments.configs import common
@@ -46,8 +46,8 @@ def from_workdir(workdir: str, step: str = "latest") -> Subject:
         metadata = checkpoints.metadata(step)
         config = ml_collections.ConfigDict(metadata["config"])
         common.validate(config)
-        network, _ = train.build(config)
-        restored = checkpoints.restore(step, train.initial_state(config, network))
+        network, _ = training.build(config)
+        restored = checkpoints.restore(step, training.initial_state(config, network))
     checkpoint = {"workdir": str(workdir), "step": restored.step, "sha256": metadata["sha256"], "versions": metadata["versions"]}
     about = {"network": config.network, "checkpoint": checkpoint, "config": metadata["config"]}
     return Subject(

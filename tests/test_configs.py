@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from experiments import data, provenance, train
+from experiments import data, provenance, training
 from experiments.cli import UserError
 from experiments.configs import common
 
@@ -21,7 +21,7 @@ def test_every_config_is_valid_plain_and_buildable(file, method):
         config = get_config(file, variant)
         common.validate(config)
         assert provenance.plain(config) == json.loads(json.dumps(config.to_dict()))
-        network, defense = train.build(config)
+        network, defense = training.build(config)
         assert network.input_shape == data.DATASETS[config.dataset].image_shape
         assert (defense.inner is None) == (method == "normal")
 

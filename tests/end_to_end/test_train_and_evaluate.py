@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import train
+from experiments import training
 from experiments.checkpoints import Checkpoints, checksums
 from experiments.configs import digits
 
@@ -16,9 +16,9 @@ CONFIG = ("--config", "experiments/configs/digits.py:int,tiny", "--config.num_st
 
 def final_state(workdir):
     config = digits.get_config("int,tiny")
-    network, _ = train.build(config)
+    network, _ = training.build(config)
     with Checkpoints(workdir, read_only=True) as checkpoints:
-        return checkpoints.restore("latest", train.initial_state(config, network)).state
+        return checkpoints.restore("latest", training.initial_state(config, network)).state
 
 
 def log(workdir):

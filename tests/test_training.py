@@ -9,7 +9,7 @@ import pytest
 import tfds_directories
 
 import irob
-from experiments import data, parallel, train
+from experiments import data, parallel, training
 from experiments.checkpoints import Checkpoints, checksums
 from experiments.cli import UserError
 from experiments.configs import digits, restricted_imagenet
@@ -19,29 +19,29 @@ from experiments.configs import digits, restricted_imagenet
 def finished(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
     config = digits.get_config("int,tiny")
-    return workdir, config, train.train(config, str(workdir))
+    return workdir, config, training.train(config, str(workdir))
 
 
 def test_eps_and_learning_rate_follow_the_papers_formulas():
     config = digits.get_config("int")
     config.eps, config.eps_ramp = 0.3, (2_000, 10_000)
     for step, expected in ((0, 0.0), (2_000, 0.0), (6_000, 0.15), (10_000, 0.3), (20_000, 0.3)):
-        np.testing.assert_allclose(train.eps_at(config, np.int32(step)), expected, rtol=1e-6)
+        np.testing.assert_allclose(training.eps_at(config, np.int32(step)), expected, rtol=1e-6)
     config.learning_rate, config.learning_rate_drops = 1e-3, (40_000, 60_000)
     for step, expected in ((40_000, 1e-3), (40_001, 1e-4), (60_000, 1e-4), (60_001, 1e-5)):
-        np.testing.assert_allclose(train.learning_rate_at(config, np.int32(step)), expected, rtol=1e-5)
+        np.testing.assert_allclose(training.learning_rate_at(config, np.int32(step)), expected, rtol=1e-5)
 
 
 def test_a_step_is_the_attack_then_adam_on_the_outer_loss():
     """Against the same written out for one device, example by example, with another form of the network."""
     config = digits.get_config("int,tiny")
     config.eps_ramp = (0, 0)
-    network, defense = train.build(config)
-    state = train.initial_state(config, network)._replace(step=np.array(1, np.int32))
+    network, defense = training.build(config)
+    state = training.initial_state(config, network)._replace(step=np.array(1, np.int32))
     split = data.load("digits", "train")
     images, labels = split.images[:8], split.labels[:8]
-    step = train.make_step(config, network, defense)
-    new_state, totals = step(parallel.replicate(state), parallel.replicate(train.no_totals()), *parallel.shard((images, labels)))
+    step = training.make_step(config, network, defense)
+    new_state, totals = step(parallel.replicate(state), parallel.replicate(training.no_totals()), *parallel.shard((images, labels)))
 
     x = images.astype(np.float32) / 255
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), 1)
@@ -98,12 +98,12 @@ def test_another_config_is_refused_with_a_diff(finished):
     other = config.copy_and_resolve_references()
     other.learning_rate = 0.5
     with pytest.raises(UserError, match=r"run of another config.*\n.*config.learning_rate: 0.002 -> 0.5"):
-        train.train(other, str(workdir))
+        training.train(other, str(workdir))
 
 
 def test_a_finished_run_is_left_alone(finished, capsys):
     workdir, config, state = finished
-    assert checksums(train.train(config, str(workdir))) == checksums(state)
+    assert checksums(training.train(config, str(workdir))) == checksums(state)
     assert "has all 8 steps already" in capsys.readouterr().err
 
 
@@ -111,20 +111,20 @@ def test_checkpoints_of_another_network_are_refused(finished, tmp_path):
     workdir, config, _ = finished
     other = config.copy_and_resolve_references()
     other.network = "pool"
-    with train.claim(str(tmp_path), other):
+    with training.claim(str(tmp_path), other):
         pass
     os.symlink(workdir / "checkpoints", tmp_path / "checkpoints")
     with pytest.raises(UserError, match="of another network"):
-        train.train(other, str(tmp_path))
+        training.train(other, str(tmp_path))
 
 
 @pytest.mark.parametrize("bad_step", [6, 8])
 def test_a_step_that_is_not_finite_stops_and_keeps_the_good_checkpoint(tmp_path, monkeypatch, bad_step):
     """Step 8 saves: its loss is still finite, its new parameters are not."""
     config = digits.get_config("normal,tiny")
-    monkeypatch.setattr(train, "learning_rate_at", lambda config, step: jax.numpy.where(step >= bad_step - 1, jax.numpy.inf, 1e-3))
+    monkeypatch.setattr(training, "learning_rate_at", lambda config, step: jax.numpy.where(step >= bad_step - 1, jax.numpy.inf, 1e-3))
     with pytest.raises(UserError, match=rf"not finite at step {bad_step}: .* kept"):
-        train.train(config, str(tmp_path))
+        training.train(config, str(tmp_path))
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
         assert checkpoints.steps() == [4]
 
@@ -133,7 +133,7 @@ def test_a_start_that_fails_leaves_the_workdir_free(tmp_path):
     config = digits.get_config("normal,tiny")
     config.batch_size = 4_000
     with pytest.raises(UserError, match="training split has only 1297 images"):
-        train.train(config, str(tmp_path))
+        training.train(config, str(tmp_path))
     assert not list(tmp_path.iterdir())
 
 
@@ -141,32 +141,32 @@ def test_other_data_than_the_run_began_with_are_refused(finished, tmp_path, monk
     workdir, config, _ = finished
     load = data.load
     altered = lambda *a: load(*a)._replace(source={"name": "digits", "from": "elsewhere", "sha256": "0"})
-    monkeypatch.setattr(train.data, "load", altered)
+    monkeypatch.setattr(training.data, "load", altered)
     with pytest.raises(UserError, match=r"config.data: '\w+' -> '0'"):
-        train.train(config, str(workdir))
+        training.train(config, str(workdir))
 
 
 def test_a_workdir_without_its_config_is_refused(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(UserError, match=r"holds checkpoints or logs but no config\.json"):
-        train.train(digits.get_config("normal,tiny"), str(tmp_path))
+        training.train(digits.get_config("normal,tiny"), str(tmp_path))
 
 
 def test_one_training_at_a_time(tmp_path):
     config = digits.get_config("normal,tiny")
-    with train.claim(str(tmp_path), config), pytest.raises(UserError, match="another training is running in"):
-        train.train(config, str(tmp_path))
+    with training.claim(str(tmp_path), config), pytest.raises(UserError, match="another training is running in"):
+        training.train(config, str(tmp_path))
 
 
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="/proc is what root cannot write to")
 def test_a_workdir_that_cannot_be_written():
     with pytest.raises(UserError, match=r"--workdir /proc/nothing cannot be written"):
-        train.train(digits.get_config("normal,tiny"), "/proc/nothing")
+        training.train(digits.get_config("normal,tiny"), "/proc/nothing")
 
 
 def test_a_half_written_line_of_the_log_is_dropped_on_resume(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 2, "loss": 1.0}\n{"step": 6, "loss": 1.0}\n{"step": 8, "lo')
-    with train.Log(tmp_path, 4, digits.get_config("int,tiny")) as log:
+    with training.Log(tmp_path, 4, digits.get_config("int,tiny")) as log:
         log.training(6, 0.5)
     steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert steps == [2, 6]
@@ -180,7 +180,7 @@ def test_a_streamed_data_set_trains(tmp_path):
     config.num_steps = config.checkpoint_every = 2
     config.eps_ramp = (0, 1)
     config.validation.num_examples = 4
-    train.train(config, str(tmp_path / "run"), str(tmp_path / "tfds"))
+    training.train(config, str(tmp_path / "run"), str(tmp_path / "tfds"))
     with Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
         assert checkpoints.steps() == [2]
         assert checkpoints.metadata("latest")["data"]["name"] == "restricted_imagenet"

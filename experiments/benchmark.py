@@ -1,0 +1,346 @@
+"""Times ours beside its peers, interleaved in one run, and sets both beside what the machine could do.
+
+    python -m experiments.benchmark [--only NAME,...] [--rounds N] [--out FILE.json] [--figure FILE.png]
+
+Each group runs its contenders in turn, A B A B ..., after one warm-up each (which holds the compilation), and prints medians with their spread and
+the ratio to ours. Peers come with the extra `benchmark`; those that are not installed are left out with a message.
+"""
+
+import functools
+import importlib.util
+import json
+import os
+import pathlib
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from absl import flags
+
+from experiments import cli
+from experiments.cli import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from experiments.floors import Cost
+    from irob.arrays import Params
+    from irob.networks import CAMNetwork
+
+OURS = "irob"
+
+
+class Group(NamedTuple):
+    """title. contenders: name -> something to time; ours first. cost: the least that ours must do. check: raises unless all did the same."""
+
+    title: str
+    contenders: dict[str, Callable[[], Any]]
+    cost: "Cost | None" = None
+    check: Callable[[dict[str, Any]], str] | None = None
+
+
+class Timing(NamedTuple):
+    """Seconds: of the first call, and of each later one."""
+
+    first: float
+    later: list[float]
+
+    @property
+    def median(self) -> float:
+        return sorted(self.later)[len(self.later) // 2]
+
+
+def installed(*packages: str) -> bool:
+    """Whether peers are there; says so on stderr if not."""
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    if missing:
+        print(f"left out: {', '.join(missing)} not installed (pip install '.[benchmark]')", file=sys.stderr)
+    return not missing
+
+
+# --- groups -----------------------------------------------------------------------------------------------------------------------------------
+
+# name -> network, image shape, batch, attack steps, eps, step size: the paper's schedules
+STEPS = {
+    "mnist_small": ("small", (28, 28, 1), 50, 40, 0.3, 0.01),
+    "cifar_small": ("small", (32, 32, 3), 128, 10, 8 / 255, 2 / 255),
+    "cifar_wresnet": ("wresnet", (32, 32, 3), 128, 10, 8 / 255, 2 / 255),
+}
+
+
+def training_step(name: str, method: str) -> Group:
+    """One optimiser step, data on the device."""
+    import jax
+    import numpy as np
+
+    import irob
+    from experiments import floors, parallel, training
+
+    architecture, shape, batch, steps, eps, step_size = STEPS[name]
+    network = irob.create(architecture, shape, 10)
+    config = step_config(name, method)
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (batch, *shape), np.uint8)
+    labels = random.integers(0, 10, batch).astype(np.int32)
+    step = training.make_step(config, network, irob.DEFENSES[method](**config.defense))
+    state = parallel.replicate(training.initial_state(config, network))
+    totals = parallel.replicate(training.no_totals())
+    on_device = (
+        jax.block_until_ready(parallel.replicate((images, labels))) if parallel.num_devices() == 1 else parallel.shard((images, labels))
+    )
+    held = [state, totals]
+
+    def ours() -> Any:
+        held[:] = step(*held, *on_device)
+        return jax.block_until_ready(held[1].loss)
+
+    contenders: dict[str, Callable[[], Any]] = {OURS: ours}
+    if installed("torch"):
+        import torch
+
+        from experiments import peers
+
+        x, t = peers.images(images / np.float32(255)), torch.tensor(labels.astype(np.int64))
+        for label, folded in (("PyTorch", False), ("PyTorch, head folded", True)):
+            if folded and network.fold_head(network.initial_params())[0] is network:
+                continue
+            model = peers.TorchNetwork(network, network.initial_params(), folded)
+            their_step = peers.make_step(model, method, eps=eps, step_size=step_size, steps=steps, learning_rate=1e-4)
+            contenders[label] = functools.partial(their_step, x, t)
+    cost = floors.training_step(network, method, batch, steps)
+    return Group(f"training step, {method}, {name.replace('_', ' ')}, batch {batch}, {steps} attack steps", contenders, cost)
+
+
+def step_config(name: str, method: str) -> Any:
+    """The paper's config of a data set, at full eps from the first step."""
+    from experiments.configs import cifar10, mnist
+
+    config = (mnist if name.startswith("mnist") else cifar10).get_config(method)
+    config.network = STEPS[name][0]
+    config.eps_ramp = (0, 0)
+    return config
+
+
+def trained_on_digits() -> "tuple[CAMNetwork, Params, np.ndarray, np.ndarray]":
+    """The small network after a minute part of training on the bundled digits, and 200 test images with labels."""
+    import jax
+    import numpy as np
+    import optax
+
+    import irob
+    from experiments import data
+
+    network = irob.create("small", (28, 28, 1), 10)
+    train, test = data.load_digits("train", None), data.load_digits("test", None)
+    x, labels = train.images[:500] / np.float32(255), train.labels[:500]
+    adam = optax.adam(2e-3)
+
+    def loss(params: Any) -> Any:
+        return jax.numpy.mean(jax.vmap(lambda x, t: irob.cross_entropy(network.explain(params, x).logits, t))(x, labels))
+
+    @jax.jit
+    def step(params: Any, state: Any) -> Any:
+        updates, state = adam.update(jax.grad(loss)(params), state)
+        return optax.apply_updates(params, updates), state
+
+    params = network.initial_params()
+    state = adam.init(params)
+    for _ in range(60):
+        params, state = step(params, state)
+    return network, jax.tree.map(np.asarray, params), test.images[:200] / np.float32(255), test.labels[:200]
+
+
+def pgd_200() -> Group:
+    """200 steps of PGD on 200 images, the same for all."""
+    import jax
+    import numpy as np
+
+    import irob
+    from experiments import floors
+
+    eps, step_size, steps = 0.1, 0.01, 200
+    network, params, x, labels = trained_on_digits()
+
+    @jax.jit
+    def attack(params: Any, x: Any, labels: Any) -> Any:
+        explain = network.attack_form(params)
+        sizes = irob.constant_steps(step_size, steps)
+
+        def one(x: Any, t: Any) -> Any:
+            return irob.pgd(lambda z: irob.cross_entropy(explain(z).logits, t), irob.LInf(eps), x, step_sizes=sizes)
+
+        x_adv = jax.lax.map(lambda pair: one(*pair), (x, labels), batch_size=50)
+        return jax.vmap(lambda z, t: jax.numpy.argmax(network.explain(params, z).logits) == t)(x_adv, labels)
+
+    contenders: dict[str, Callable[[], Any]] = {OURS: lambda: float(np.mean(attack(params, x, labels)))}
+    if installed("torch"):
+        import torch
+
+        from experiments import peers
+
+        model = peers.TorchNetwork(network, params).requires_grad_(False).eval()
+        inputs, t = peers.images(x), torch.tensor(labels.astype(np.int64))
+
+        def accuracy(x_adv: Any) -> float:
+            with torch.no_grad():
+                return float((model(x_adv).argmax(dim=1) == t).float().mean())
+
+        contenders["PyTorch"] = lambda: accuracy(peers.pgd(model, inputs, t, eps=eps, step_size=step_size, steps=steps))
+        if installed("torchattacks"):
+            import torchattacks
+
+            theirs = torchattacks.PGD(model, eps=eps, alpha=step_size, steps=steps, random_start=False)
+            contenders["torchattacks"] = lambda: accuracy(theirs(inputs, t))
+        if installed("foolbox"):
+            import foolbox
+
+            wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
+            linf = foolbox.attacks.LinfPGD(abs_stepsize=step_size, steps=steps, random_start=False)
+            contenders["foolbox"] = lambda: accuracy(linf(wrapped, inputs, t, epsilons=eps)[1])
+        if installed("art"):
+            from art.attacks.evasion import ProjectedGradientDescentPyTorch
+            from art.estimators.classification import PyTorchClassifier
+
+            classifier = PyTorchClassifier(
+                model, loss=torch.nn.CrossEntropyLoss(), input_shape=(1, 28, 28), nb_classes=10, clip_values=(0.0, 1.0), device_type="cpu"
+            )
+            art = ProjectedGradientDescentPyTorch(classifier, eps=eps, eps_step=step_size, max_iter=steps, batch_size=200, verbose=False)
+            chw = inputs.contiguous().numpy()
+            contenders["ART"] = lambda: accuracy(torch.tensor(art.generate(chw, labels)))
+
+    def check(accuracies: dict[str, float]) -> str:
+        if max(accuracies.values()) - min(accuracies.values()) > 0.011:
+            raise RuntimeError(f"the attacks do not do the same: {accuracies}")
+        return "accuracy under attack: " + ", ".join(f"{name} {value:.3f}" for name, value in accuracies.items())
+
+    return Group("PGD, 200 steps, 200 images, small network", contenders, floors.attack_step(network, maps=False).times(200 * steps), check)
+
+
+GROUPS: dict[str, Callable[[], Group]] = {
+    **{f"{name}_{method}": functools.partial(training_step, name, method) for name in STEPS for method in ("int", "adv", "normal")},
+    "pgd": pgd_200,
+}
+
+
+# --- timing -----------------------------------------------------------------------------------------------------------------------------------
+
+
+def timed(group: Group, rounds: int, least: float) -> tuple[dict[str, Timing], dict[str, Any]]:
+    """Contenders in turn, `rounds` times or until each has had `least` seconds, whichever is later; what each returned last."""
+    firsts, later, returned = {}, {name: list[float]() for name in group.contenders}, {}
+    for name, run in group.contenders.items():
+        started = time.perf_counter()
+        run()
+        firsts[name] = time.perf_counter() - started
+    while len(later[OURS]) < rounds or min(sum(times) for times in later.values()) < least:
+        for name, run in group.contenders.items():
+            started = time.perf_counter()
+            returned[name] = run()
+            later[name].append(time.perf_counter() - started)
+    return {name: Timing(firsts[name], later[name]) for name in group.contenders}, returned
+
+
+def result_of(name: str, rounds: int, least: float) -> dict[str, Any]:
+    """Times a group."""
+    from experiments import floors
+
+    group = GROUPS[name]()
+    peak = floors.matmul_peak()
+    load = os.getloadavg()[0]
+    timings, returned = timed(group, rounds, least)
+    ours = timings[OURS].median
+    result: dict[str, Any] = {
+        "name": name,
+        "title": group.title,
+        "load": load,
+        "matmul_peak": peak,
+        "contenders": {
+            who: {
+                "median": t.median,
+                "min": min(t.later),
+                "max": max(t.later),
+                "first": t.first,
+                "rounds": len(t.later),
+                "ratio": t.median / ours,
+            }
+            for who, t in timings.items()
+        },
+    }
+    if group.cost is not None:
+        floor = group.cost.operations / peak
+        result |= {"operations": group.cost.operations, "bytes": group.cost.bytes, "floor": floor, "fraction_of_floor": floor / ours}
+    if group.check is not None:
+        result["check"] = group.check(returned)
+    return result
+
+
+def lines_of(result: dict[str, Any]) -> Iterator[str]:
+    """A group as text."""
+    yield result["title"]
+    yield f"  {'':22}{'median ms':>11}{'min':>9}{'max':>9}{'first call':>12}{'x ours':>8}"
+    for who, t in result["contenders"].items():
+        yield f"  {who:22}{1e3 * t['median']:11.2f}{1e3 * t['min']:9.2f}{1e3 * t['max']:9.2f}{1e3 * t['first']:12.0f}{t['ratio']:8.2f}"
+    if "floor" in result:
+        yield (
+            f"  {result['operations'] / 1e9:.2f} GFLOP, {result['bytes'] / 1e6:.1f} MB of activations; floor {1e3 * result['floor']:.2f} ms at"
+            f" {result['matmul_peak'] / 1e9:.0f} GFLOP/s; ours runs at {result['fraction_of_floor']:.0%} of it"
+        )
+    if "check" in result:
+        yield f"  {result['check']}"
+
+
+def figure_of(results: list[dict[str, Any]], file: pathlib.Path) -> None:
+    """A bar for each peer: how many times the time of ours it takes."""
+    import matplotlib.pyplot as plt
+
+    from experiments import figures
+
+    bars = [(f"{r['title']}\n{who}", t["ratio"]) for r in results for who, t in r["contenders"].items() if who != OURS]
+    figure, axes = plt.subplots(figsize=(8, 0.5 * len(bars) + 1.2), layout="constrained")
+    axes.barh([name for name, _ in bars], [ratio for _, ratio in bars])
+    axes.axvline(1.0, color="black", linewidth=1)
+    axes.set_xlabel("time over ours, medians of one interleaved run")
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", labelsize=7)
+    figures.save(figure, file)
+
+
+def main() -> None:
+    """Parses flags, times, prints and writes."""
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # first calls are to show what compilation costs
+    from experiments import data, parallel, provenance
+
+    flag = flags.FLAGS
+    names = flag.only or list(GROUPS)
+    for name in names:
+        if name not in GROUPS:
+            raise UserError(f"--only: there is no group {name!r}: choose from {', '.join(GROUPS)}")
+    if flag.rounds < 1:
+        raise UserError(f"--rounds={flag.rounds} must be positive")
+    print(f"{parallel.in_words()}, {os.cpu_count()} cores, {platform.processor() or platform.machine()}, load {os.getloadavg()[0]:.2f}")
+    found = []
+    for name in names:
+        found.append(result_of(name, flag.rounds, flag.least))
+        print("\n" + "\n".join(lines_of(found[-1])), flush=True)
+    if flag.out:
+        whole = {
+            "device": parallel.in_words(),
+            "versions": provenance.versions(),
+            "git_revision": provenance.git_revision(),
+            "groups": found,
+        }
+        data.save_atomically(pathlib.Path(flag.out), lambda file: file.write((json.dumps(whole, indent=1) + "\n").encode()))
+        print(f"written to {flag.out}")
+    if flag.figure and any(len(r["contenders"]) > 1 for r in found):
+        figure_of(found, pathlib.Path(flag.figure))
+
+
+if __name__ == "__main__":
+    flags.DEFINE_list("only", None, "groups, by name (default: all)")
+    flags.DEFINE_integer("rounds", 7, "how often each contender runs, at least")
+    flags.DEFINE_float("least", 2.0, "seconds that each contender runs, at least")
+    flags.DEFINE_string("out", None, "where the numbers go, as JSON")
+    flags.DEFINE_string("figure", None, "where a bar chart goes, as PNG or SVG")
+    cli.run(main)
