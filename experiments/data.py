@@ -261,7 +261,7 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as file, np.load(file) as arrays:
             return dict(arrays)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # zipfile, zlib and NumPy raise many kinds
         raise UserError(f"{path} cannot be read ({' '.join(str(error).split())[:120]}): delete it to measure anew") from error
 
 

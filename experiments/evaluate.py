@@ -3,9 +3,9 @@
     python -m experiments.evaluate --workdir runs/mnist_int [--measure pgd,aai,bound,isa,tradeoff,topk_overlap,inversion] [--protocol standard|paper]
     python -m experiments.evaluate --weights mnist_smallgap_int_100.pkl --dataset mnist [...]
 
-`standard` attacks the whole test split (or its first --num_examples) as hard as this project can; `paper` repeats the measurements of the paper's
-authors on their images. Prints tables, writes one JSON file with flat records and their provenance, and an .npz with arrays by example. Interrupted,
-the same command goes on where it was.
+`standard` attacks the whole test split (the first 200 images for bound, isa and tradeoff; or its first --num_examples) as hard as this project can;
+`paper` repeats the measurements of the paper's authors on their images. Prints tables, writes one JSON file with flat records and their provenance,
+and an .npz with arrays by example. Interrupted, the same command goes on where it was.
 
     pgd           accuracy against eps (--steps 1,10,100,200 for a ladder of steps)
     aai           Kendall's tau of the true class's map under the top-k attack against it (--k)
@@ -100,15 +100,18 @@ def main() -> None:
     """Parses flags, measures, prints and writes."""
     from experiments import data, kept, parallel, protocols, provenance, results, subjects, tables
     from experiments.checkpoints import fingerprint
+    from experiments.measures import overlap
 
     flag = flags.FLAGS
     eps, measures = parse_numbers("eps", flag.eps), parse_measures(flag.measure)
-    steps = tuple(int(number) for number in parse_numbers("steps", flag.steps) or ())
+    steps = parse_steps(flag.steps)
     budgets = parse_numbers("budgets", flag.budgets) or ()
     protocols.find(flag.protocol)
     refuse(flag.batch_size is not None and flag.batch_size < 1, f"--batch_size={flag.batch_size} must be positive")
-    refuse(any(number < 1 for number in steps), f"--steps={','.join(flag.steps or [])}: every number must be positive")
-    refuse(not budgets or any(number <= 1 for number in budgets), "--budgets: multiples of the smallest eps, each larger than 1")
+    refuse(
+        not budgets or not all(1 < number < float("inf") for number in budgets),
+        "--budgets: multiples of the smallest eps, each larger than 1",
+    )
     refuse(list(budgets) != sorted(budgets), "--budgets must ascend")
     refuse((flag.workdir is None) == (flag.weights is None), "give either --workdir of a training or --weights FILE.pkl")
     refuse(flag.dataset is not None and flag.weights is None, "--dataset goes with --weights: a workdir knows its own")
@@ -118,7 +121,7 @@ def main() -> None:
     parallel.start(flag.coordinator, flag.num_processes, flag.process_id)
     if flag.weights:
         subject = subjects.from_weights(flag.weights, flag.dataset, flag.force)
-        out = pathlib.Path(flag.out or default_name(f"{subject.name}_{flag.protocol}", measures))
+        out = pathlib.Path(flag.out or pathlib.Path("runs") / default_name(f"{subject.name}_{flag.protocol}", measures))
     else:
         refuse(
             not pathlib.Path(flag.workdir).is_dir(),
@@ -132,17 +135,29 @@ def main() -> None:
     other = subjects.from_path(flag.versus, subject.dataset) if flag.versus else None
     split = data.load(subject.dataset, "test", flag.data_dir)
     options = {"num_examples": flag.num_examples, "steps": steps, "k": flag.k, "budgets": budgets}
+    protocol = protocols.find(flag.protocol)
+    refuse(
+        subject.norm not in protocol.norms,
+        f"the {flag.protocol} protocol measures perturbations in {', '.join(protocol.norms)}, not in {subject.norm}: use --protocol standard",
+    )
+    for measure in measures:
+        protocols.drawn(protocol, measure, len(split.labels), subject.network.num_classes, flag.num_examples)
+    if other:
+        overlap.refuse_strangers(subject.network, other.network, flag.versus)
     settings = {
         **options,
         "protocol": flag.protocol,
         "eps": subject.ladder(eps),
+        "norm": subject.norm,
+        "seed": subject.seed,
         "network": fingerprint(subject.params),
-        "versus": other and fingerprint(other.params),
         "data": split.source,
         "versions": provenance.versions(),
         "git_revision": provenance.git_revision(),
     }
     with kept.beside(out, settings) as partial:
+        if parallel.is_first_process():
+            results.check_free(out, flag.overwrite)  # again, now that nobody else can write it
         versus = other and (other.name, other.network, other.params)
         options |= {"eps": eps, "batch_size": flag.batch_size, "kept": partial, "other": versus}
         result, arrays = evaluate(subject, split, flag.protocol, measures, **options)
@@ -172,6 +187,13 @@ def parse_measures(given: list[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(given))
 
 
+def parse_steps(given: list[str] | None) -> tuple[int, ...]:
+    """Whole numbers from 1 on."""
+    for text in given or ():
+        refuse(not text.isdecimal() or int(text) < 1, f"--steps={','.join(given or [])}: whole numbers from 1 on, separated by commas")
+    return tuple(int(text) for text in given or ())
+
+
 def parse_numbers(flag: str, given: list[str] | None) -> tuple[float, ...] | None:
     """Numbers, or fractions like 8/255."""
     try:
@@ -195,8 +217,12 @@ def define_flags() -> None:
     flags.DEFINE_list("budgets", "1.5,2,3,4", "of the sneaking attack, multiples of the smallest eps that changes the prediction")
     flags.DEFINE_string("versus", None, "a second network for topk_overlap: a workdir or a file of weights")
     flags.DEFINE_integer("num_examples", None, "only the first ones of the test split (standard protocol)")
-    flags.DEFINE_integer("batch_size", None, "images at a time on a device (default: chosen for it); results do not depend on it")
-    flags.DEFINE_string("out", None, "result file (default: WORKDIR/PROTOCOL_STEP[_MEASURES].json or WEIGHTS_PROTOCOL[_MEASURES].json)")
+    flags.DEFINE_integer(
+        "batch_size", None, "images at a time on a device (default: chosen for it); results do not depend on it beyond rounding"
+    )
+    flags.DEFINE_string(
+        "out", None, "result file (default: WORKDIR/PROTOCOL_STEP[_MEASURES].json or runs/WEIGHTS_PROTOCOL[_MEASURES].json)"
+    )
     flags.DEFINE_bool("overwrite", False, "replace an existing result file")
     flags.DEFINE_string("data_dir", None, "where tfds data sets lie (default: $TFDS_DATA_DIR or tfds's own)")
     flags.DEFINE_string("coordinator", None, "several processes: host:port of process 0, or auto on TPU pods")

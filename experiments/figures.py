@@ -112,7 +112,7 @@ def bound_scatter(title: str, arrays: Mapping[str, np.ndarray]) -> Figure:
         for key, label, marker in attacks:
             found = arrays[f"{key}/found"]
             x, y = arrays[f"{key}/margin"][found], arrays[f"{key}/{family}"][found]
-            above = np.mean(y >= x - 1e-5 * arrays[f"{key}/largest_logit"][found])  # float32 rounds
+            above = np.mean(y >= x - 1e-5 * arrays[f"{key}/largest_logit"][found]) if len(x) else np.nan  # float32 rounds
             axes.scatter(x, y, s=14, marker=marker, alpha=0.6, label=f"{label} ({above:.0%} above)" if len(x) else label)
             largest = max([largest, *x.tolist()])
         axes.plot([0, largest], [0, largest], color="black", linewidth=1)
@@ -156,10 +156,12 @@ def overlays(title: str, arrays: Mapping[str, np.ndarray], classes: Sequence[str
         axis.set_title(heading, fontsize=9)
     for i, row in enumerate(axes):
         names = [classes[int(arrays[key][i])] for key in ("labels", "targets")]
+        prediction = int(arrays["minimal/predictions"][i])
+        taken_for = classes[prediction] if prediction >= 0 else "nothing"
         for axis, picture in ((row[0], images[i]), (row[3], attacked[i])):
             axis.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=1)
         row[0].set_xlabel(names[0], fontsize=8)
-        row[3].set_xlabel(f"taken for {names[1]}, eps {arrays['eps'][i]:.3f}", fontsize=8)
+        row[3].set_xlabel(f"taken for {taken_for}, eps {arrays['eps'][i]:.3f}", fontsize=8)
         for which, (clean_axis, attacked_axis) in enumerate(((row[1], row[2]), (row[4], row[5]))):
             for axis, picture, values in ((clean_axis, images[i], clean_maps), (attacked_axis, attacked[i], attacked_maps)):
                 extent = (-0.5, picture.shape[1] - 0.5, picture.shape[0] - 0.5, -0.5)
@@ -179,7 +181,7 @@ def inversions(networks: Mapping[str, Mapping[str, np.ndarray]], norm: str, clas
       networks: name -> arrays of the measure `inversion`, without its prefix. seeds: the images themselves are in `seeds`.
     """
     names = list(networks)
-    seeds = networks[names[0]]["seeds"]
+    seeds = min((arrays["seeds"] for arrays in networks.values()), key=len)
     figure, axes = plt.subplots(
         len(seeds), 1 + 2 * len(names), figsize=(1.6 * (1 + 2 * len(names)), 1.8 * len(seeds)), squeeze=False, layout="constrained"
     )

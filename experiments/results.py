@@ -1,5 +1,6 @@
 """Result files: one JSON with flat records and their provenance, and an .npz with arrays by example beside it. Whole or not there."""
 
+import hashlib
 import json
 import os
 import pathlib
@@ -11,14 +12,17 @@ from experiments import data
 from experiments.cli import UserError
 
 SCHEMA = 2
-FIELDS = {"method", "dataset", "protocol", "records", "n", "seed", "data"}
+FIELDS = {
+    *("method", "dataset", "measures", "protocol", "records", "n", "n_by_measure", "seed", "data"),
+    *("arrays", "versions", "git_revision", "device", "seconds"),
+}
 
 
 def write(result: dict[str, Any], arrays: dict[str, np.ndarray], out: pathlib.Path) -> None:
     """Writes a result; `check_free` comes before the work. The JSON comes last: where it is, its arrays are."""
     try:
-        if arrays:
-            data.save_arrays(arrays_beside(out), arrays)
+        data.save_arrays(arrays_beside(out), arrays)
+        result = {**result, "arrays": {"file": arrays_beside(out).name, "sha256": checksum(arrays_beside(out))}}
         data.save_atomically(out, lambda file: file.write((json.dumps(result, indent=1) + "\n").encode()))
     except OSError as error:
         raise UserError(f"--out {out} cannot be written ({error.strerror or error}): choose another") from error
@@ -45,10 +49,23 @@ def read(file: pathlib.Path) -> dict[str, Any]:
     return result
 
 
-def read_arrays(file: pathlib.Path) -> dict[str, np.ndarray]:
-    """The arrays beside a result; none where there is no such file."""
+def read_arrays(file: pathlib.Path, result: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The arrays beside a result; none where there is no such file.
+
+    Raises:
+      UserError: if they are not those that were written with it.
+    """
     arrays = arrays_beside(file)
-    return data.read_arrays(arrays) if arrays.exists() else {}
+    if not arrays.exists():
+        return {}
+    if checksum(arrays) != result["arrays"]["sha256"]:
+        raise UserError(f"{arrays} is not what was written with {file.name}: measure it again")
+    return data.read_arrays(arrays)
+
+
+def checksum(file: pathlib.Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def arrays_beside(out: pathlib.Path) -> pathlib.Path:

@@ -42,7 +42,7 @@ def loads(data: bytes) -> Released:
     tables = {name: factory((4, 4, 1), 2).layers for name, factory in NETWORKS.items()}
     fitting = [name for name, table in tables.items() if _fit(table, layers)]
     if not fitting:
-        shapes = ", ".join("x".join(map(str, arrays[0].shape)) for arrays in layers)
+        shapes = ", ".join("x".join(map(str, arrays[0].shape)) for arrays in layers[:40])
         raise ValueError(f"its layers ({shapes}) are those of none of the networks {', '.join(NETWORKS)}")
     (name,) = fitting
     table = tables[name]
@@ -90,46 +90,82 @@ def _checked(content: Any) -> tuple[list[tuple[np.ndarray, ...]], np.ndarray]:
         raise ValueError("it holds no list of layers")
     lengths = [len(entry) for entry in content]
     if lengths != [2] * (len(content) - 1) + [1]:
-        raise ValueError(f"its layers have {lengths} arrays, not two each and one in the last")
-    arrays = [tuple(np.asarray(part) for part in entry) for entry in content]
-    for i, entry in enumerate(arrays):
-        for array in entry:
-            if array.dtype.kind != "f":
-                raise ValueError(f"its layer {i} holds {array.dtype}, not floats")
-    arrays = [tuple(array.astype(np.float32) for array in entry) for entry in arrays]
+        raise ValueError(f"its layers have {str(lengths)[:60]} arrays, not two each and one in the last")
+    if not all(isinstance(part, _Array) and part.array is not None for entry in content for part in entry):
+        raise ValueError("its layers hold something else than arrays")
+    arrays = [tuple(part.array.astype(np.float32) for part in entry) for entry in content]
     return arrays[:-1], arrays[-1][0]
 
 
-# What a pickled array names, under the modules of NumPy before and after 2.0. Its class is only ever an argument, so a string stands in for it:
-# called directly, with a shape that fills the memory, it fails. `_rebuild` makes an empty array, to be filled from the bytes in the file.
-_NDARRAY = "numpy.ndarray"
-_rebuild: Callable[..., Any] = np.empty(0).__reduce__()[0]  # type: ignore[assignment]
-_scalar: Callable[..., Any] = np.float32(0).__reduce__()[0]  # type: ignore[assignment]
+# Stand-ins for what a pickled array names. NumPy's own constructors take states from the stream that they do not check, pointers among them;
+# these hold nothing but bytes, a type of three and a shape, and, being slotted, have nothing else that a stream could set.
 
 
-def _array(kind: str, shape: Any, code: Any) -> Any:
-    if kind != _NDARRAY or shape != (0,):
-        raise pickle.UnpicklingError(f"it asks for an array of {kind!r} with shape {shape!r}")
-    return _rebuild(np.ndarray, shape, code)
+class _Type:
+    """A float type: made by its code, completed by the state of `numpy.dtype`."""
+
+    __slots__ = ("dtype",)
+
+    def __init__(self, code: Any, *_: Any):
+        if code not in ("f2", "f4", "f8"):
+            raise pickle.UnpicklingError(f"it holds arrays of type {code!r}, not floats")
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: Any) -> None:
+        if len(state) < 8 or state[1] not in ("<", ">", "=", "|") or tuple(state[2:8]) != (None, None, None, -1, -1, 0):
+            raise pickle.UnpicklingError("it holds a float type with parts of its own")
+        self.dtype = self.dtype.newbyteorder(state[1]) if state[1] in "<>" else self.dtype
 
 
-def _bytes(text: str, encoding: str) -> bytes:
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"it asks for the encoding {encoding!r}")
-    return text.encode(encoding)
+class _Array:
+    """An array: empty until its state has come."""
+
+    __slots__ = ("array",)
+
+    def __init__(self) -> None:
+        self.array: np.ndarray | None = None
+
+    def fill(self, dtype: Any, shape: Any, columns_first: bool, data: Any) -> "_Array":
+        """Itself, with an array of this type and shape made of the bytes."""
+        if not isinstance(dtype, _Type) or not isinstance(data, bytes | bytearray):
+            raise pickle.UnpicklingError("it holds an array that is not made of bytes")
+        self.array = np.frombuffer(data, dtype.dtype).reshape(shape, order="F" if columns_first else "C")
+        return self
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, dtype, columns_first, data = state
+        self.fill(dtype, shape, bool(columns_first), data)
 
 
-def _from_buffer(buffer: bytes | bytearray, dtype: np.dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
-    return np.frombuffer(buffer, dtype).reshape(shape, order="F" if order == "F" else "C")
+class _Call:
+    """A function as an object without attributes."""
 
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable[..., Any]):
+        self._function = function
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._function(*arguments)
+
+    def __setstate__(self, state: Any) -> None:
+        raise pickle.UnpicklingError("it alters a function")
+
+
+_NDARRAY = "numpy.ndarray"  # only ever an argument
+_new_type = _Call(_Type)
+_new_array = _Call(lambda *_: _Array())
+_new_scalar = _Call(lambda dtype, data: _Array().fill(dtype, (), False, data))
+_from_buffer = _Call(lambda data, dtype, shape, order: _Array().fill(dtype, shape, order == "F", data))
+_latin1 = _Call(lambda text, encoding: text.encode({"latin1": "latin1"}[encoding]))
 
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): _NDARRAY,
-    ("numpy", "dtype"): np.dtype,
-    ("_codecs", "encode"): _bytes,
-    **{(f"numpy.{core}.multiarray", "_reconstruct"): _array for core in ("core", "_core")},
+    ("numpy", "dtype"): _new_type,
+    ("_codecs", "encode"): _latin1,
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): _new_array for core in ("core", "_core")},  # before and after NumPy 2
+    **{(f"numpy.{core}.multiarray", "scalar"): _new_scalar for core in ("core", "_core")},
     **{(f"numpy.{core}.numeric", "_frombuffer"): _from_buffer for core in ("core", "_core")},
-    **{(f"numpy.{core}.multiarray", "scalar"): _scalar for core in ("core", "_core")},
 }
 
 
@@ -144,4 +180,4 @@ def _unpickled(data: bytes) -> Any:
     try:
         return _ArraysOnly(io.BytesIO(data)).load()
     except Exception as error:  # a damaged or hostile stream can raise anything
-        raise ValueError(f"it is no file of weights: {error or type(error).__name__}") from error
+        raise ValueError(f"it is no file of weights: {str(error)[:200] or type(error).__name__}") from error

@@ -78,10 +78,47 @@ def test_a_malicious_file_is_refused_by_name_and_not_run(function, named, tmp_pa
     assert not witness.exists()
 
 
-def test_arrays_that_would_fill_the_memory_are_refused():
-    for greedy in (Evil(np.ndarray, (10**14,)), Evil(np.empty(0).__reduce__()[0], np.ndarray, (10**14,), b"b")):
-        with pytest.raises(ValueError, match="no file of weights"):
-            authors.loads(pickle.dumps(greedy))
+class Stated(Evil):
+    """Something made, then given a state."""
+
+    def __init__(self, state, function, *arguments):
+        super().__init__(function, *arguments)
+        self.call = (function, arguments, state)
+
+
+REBUILD, SCALAR = np.empty(0).__reduce__()[0], np.float32(0).__reduce__()[0]
+OBJECTS_AS_BYTES = Stated(
+    (3, "|", None, None, None, -1, -1, 0), np.dtype, "O8", False, True
+)  # its elements would be pointers of the file's choice
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        Evil(np.ndarray, (10**14,)),  # would fill the memory
+        Evil(REBUILD, np.ndarray, (10**14,), b"b"),
+        Evil(SCALAR, OBJECTS_AS_BYTES, b"AAAAAAAA"),
+        Stated((1, (1,), OBJECTS_AS_BYTES, False, b"AAAAAAAA"), REBUILD, np.ndarray, (0,), b"b"),
+        Stated((3, "<", None, ("a",), {"a": 1}, -1, -1, 0), np.dtype, "f4", False, True),
+        Stated((1, (10**9,), np.dtype("f4"), False, b"1234"), REBUILD, np.ndarray, (0,), b"b"),
+        Stated({"__defaults__": (1,)}, np.dtype, "f4", False, True),
+    ],
+)
+def test_hostile_arrays_are_refused(hostile):
+    layers = content("small")
+    layers[0] = (hostile, layers[0][1])
+    with pytest.raises(ValueError, match=r"no file of weights|something else than arrays"):
+        authors.loads(pickle.dumps(layers))
+
+
+def test_nested_lists_are_no_arrays():
+    nested = [0.0] * 100
+    for _ in range(8):
+        nested = [nested] * 100  # 10^18 elements, if anything asked for them
+    layers = content("small")
+    layers[0] = (nested, layers[0][1])
+    with pytest.raises(ValueError, match="something else than arrays"):
+        authors.loads(pickle.dumps(layers))
 
 
 def altered(change):
@@ -100,7 +137,7 @@ def altered(change):
         (pickle.dumps([(np.zeros(2), np.zeros(2))]), "no list of layers"),
         (altered(lambda layers: layers.pop(1)), "those of none of the networks small, pool, wresnet"),
         (altered(lambda layers: layers.pop()), "not two each and one in the last"),
-        (altered(lambda layers: layers.__setitem__(0, (layers[0][0].astype(int), layers[0][1]))), "layer 0 holds int64, not floats"),
+        (altered(lambda layers: layers.__setitem__(0, (layers[0][0].astype(int), layers[0][1]))), "arrays of type 'i8', not floats"),
         (altered(lambda layers: layers.__setitem__(1, (layers[1][0][:, :, :8], layers[1][1]))), "convolution 1 has kernel"),
         (altered(lambda layers: layers.__setitem__(-1, (layers[-1][0][:, :, :8],))), r"its head has shape \(1, 1, 8, 10\)"),
     ],

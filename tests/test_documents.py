@@ -23,6 +23,8 @@ def tiny(command, tmp_path):
     command = re.sub(r" --config\.num_steps=\S+| --config\.(learning_rate|eps_ramp)\S*", "", command)
     if "evaluate" in command and "paper" not in command:
         command = re.sub(r" --num_examples \d+", "", command) + " --num_examples 8 --eps 0,0.1 --budgets 2"
+    if "benchmark" in command:
+        command += " --only mnist_small_normal --rounds 1 --least 0"
     return command
 
 

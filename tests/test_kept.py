@@ -57,7 +57,8 @@ def test_other_settings_are_refused_with_the_difference(tmp_path):
 
 def test_a_damaged_part_is_refused(tmp_path):
     interrupted(tmp_path / "r.json")
-    (tmp_path / "r.json.partial" / "pgd, eps 0.05.npz").write_bytes(b"PK\x03\x04 not a zip")
+    (part,) = (tmp_path / "r.json.partial").glob("*.npz")
+    part.write_bytes(b"PK\x03\x04 not a zip")
     with pytest.raises(UserError, match=r"npz cannot be read .*: delete it to measure anew"):
         resumed(tmp_path / "r.json")
 
@@ -65,3 +66,25 @@ def test_a_damaged_part_is_refused(tmp_path):
 def test_two_at_once_are_refused(tmp_path):
     with kept.beside(tmp_path / "r.json", SETTINGS), pytest.raises(UserError, match="another evaluation is writing"):
         resumed(tmp_path / "r.json")
+
+
+def test_a_mistake_before_anything_was_measured_leaves_nothing_behind(tmp_path):
+    with pytest.raises(UserError, match="mine"), kept.beside(tmp_path / "r.json", SETTINGS):
+        raise UserError("mine")
+    assert not list(tmp_path.iterdir())
+
+
+def test_places_that_cannot_be_written(tmp_path):
+    (tmp_path / "r.json.partial").write_text("a file")
+    with pytest.raises(UserError, match="cannot be written"):
+        resumed(tmp_path / "r.json")
+    interrupted(tmp_path / "s.json")
+    (tmp_path / "s.json.partial" / "settings.json").write_text("{")
+    with pytest.raises(UserError, match=r"settings.json cannot be read: delete"):
+        resumed(tmp_path / "s.json")
+
+
+def test_names_become_files_of_bounded_length():
+    names = ["pgd, eps 0.1", "pgd, eps 0,1", "x" * 300, "x" * 301]
+    assert len({kept.file_name(name) for name in names}) == 4
+    assert max(len(kept.file_name(name)) for name in names) < 100

@@ -71,6 +71,22 @@ def test_results_do_not_depend_on_the_batch_size(trained, digits):
     np.testing.assert_allclose(a.arrays["taus"], b.arrays["taus"], atol=0.02)
 
 
+@pytest.mark.parametrize("protocol", [PAPER, STANDARD])
+def test_a_constant_map_has_no_tau(trained, digits, protocol):
+    net, params = trained
+    deaf = {**params, "conv_2": {"kernel": np.zeros_like(params["conv_2"]["kernel"]), "bias": np.ones(100, np.float32)}}
+    for record in measured((net, deaf), digits, protocol).records:
+        assert record["n"] == 0 and record["value"] is None
+
+
+@pytest.mark.parametrize("protocol", [PAPER, STANDARD])
+def test_a_network_of_nan_has_no_tau(trained, digits, protocol):
+    net, params = trained
+    broken = jax.tree.map(lambda a: np.full_like(a, np.nan), params)
+    for record in measured((net, broken), digits, protocol).records:
+        assert record["n"] == 0 and record["value"] is None
+
+
 @authors_weights.needed
 @pytest.mark.parametrize(
     ("name", "expected"),

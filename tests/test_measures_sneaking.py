@@ -6,14 +6,13 @@ import pytest
 
 import irob
 from experiments import protocols
-from experiments.cli import UserError
 from experiments.evaluator import Evaluator
 from experiments.measures import sneaking
 from experiments.measures.sneaking import Kind
 from experiments.measures.task import Task
 
 STANDARD = protocols.PROTOCOLS["standard"]
-STANDARD = STANDARD._replace(sneaking=STANDARD.sneaking._replace(rounds=5))
+STANDARD = STANDARD._replace(sneaking=STANDARD.sneaking._replace(rounds=5, eps_rounds=8))
 PAPER = protocols.PROTOCOLS["paper"]
 PAPER = PAPER._replace(draws={name: lambda n, classes: protocols.authors_draw(99, slice(8), n, classes) for name in PAPER.draws})
 
@@ -179,9 +178,16 @@ def test_a_summary_by_hand():
     assert {r["failed"] for r in records} == {0}
 
 
-def test_the_papers_protocol_knows_one_norm(trained, digits):
-    with pytest.raises(UserError, match="measures perturbations in linf, not in l2: use --protocol standard"):
-        sneaking.bound(task(trained, digits, PAPER, norm="l2"))
+def test_a_network_that_cannot_be_attacked_fails_every_attack(trained, digits):
+    """It says one class whatever it sees: nothing is reached, and the sneaking attack may not count that as its target."""
+    net, params = trained
+    deaf = {**params, "head": {"kernel": np.zeros_like(params["head"]["kernel"])}}
+    deaf["conv_2"] = {"kernel": np.zeros_like(params["conv_2"]["kernel"]), "bias": np.ones(100, np.float32)}
+    deaf["head"]["kernel"][:, digits.labels[0]] = 1.0
+    found = sneaking.bound(task((net, deaf), digits, STANDARD))
+    for record in found.records:
+        assert record["n"] == 0 and record["failed"] == np.sum(digits.labels == digits.labels[0])
+        assert record["value"] is None
 
 
 def test_another_norm(trained, digits):

@@ -15,14 +15,16 @@ RESULT = {
     "n": 3,
     "seed": 1,
     "data": {"name": "digits"},
+    **dict.fromkeys(("measures", "n_by_measure", "arrays", "versions", "git_revision", "device", "seconds")),
 }
 
 
 def test_what_is_written_is_read(tmp_path):
     file = tmp_path / "deep" / "r.json"
     results.write(RESULT, {"a/b": np.arange(3)}, file)
-    assert results.read(file) == RESULT
-    np.testing.assert_array_equal(results.read_arrays(file)["a/b"], np.arange(3))
+    result = results.read(file)
+    assert {**result, "arrays": None} == RESULT
+    np.testing.assert_array_equal(results.read_arrays(file, result)["a/b"], np.arange(3))
     assert sorted(path.name for path in file.parent.iterdir()) == ["r.json", "r.npz"]
 
 
@@ -42,6 +44,17 @@ def test_what_is_no_result_is_refused(tmp_path, text, message):
     file.write_text(text)
     with pytest.raises(UserError, match=message):
         results.read(file)
+
+
+def test_arrays_of_another_run_are_refused(tmp_path):
+    file = tmp_path / "r.json"
+    results.write(RESULT, {"a": np.arange(3)}, file)
+    result = results.read(file)
+    np.savez(tmp_path / "r.npz", a=np.arange(4))
+    with pytest.raises(UserError, match=r"r.npz is not what was written with r.json"):
+        results.read_arrays(file, result)
+    (tmp_path / "r.npz").unlink()
+    assert results.read_arrays(file, result) == {}
 
 
 def test_a_missing_file(tmp_path):

@@ -43,7 +43,7 @@ def measure(task: Task) -> Measured:
     noise = () if drawn.noise is None else (drawn.noise(evaluator.network.input_shape),)
     top_k = TopK(task.norm, task.k, protocol.steps, protocol.step_sizes, protocol.best_iterate, protocol.keeps_prediction)
     check = attack_check(evaluator.network, top_k)
-    tau, predictions = np.ones(len(labels)), clean
+    tau, predictions = evaluator.map("tau of the clean map", still_check(evaluator.network), (), drawn.indices)["tau"], clean
     records, taus, taken_for = [], [], []
     for eps in task.eps:
         if eps > 0:
@@ -56,11 +56,11 @@ def measure(task: Task) -> Measured:
                 )
                 refuse_escape(found["distance"], found["inside"], eps, task.norm)
                 anew = restart == 0 and not protocol.nested
-                better = (found["tau"] < tau) | np.isnan(tau) | anew
+                better = (found["tau"] < tau) | anew
                 tau, predictions = np.where(better, found["tau"], tau), np.where(better, found["predictions"], predictions)
         taus.append(tau)
         taken_for.append(predictions)
-        sets = {"unchanged": predictions == clean, "all": np.full(len(labels), True), "correct": predictions == labels}
+        sets = {"unchanged": (predictions == clean) & (clean >= 0), "all": np.full(len(labels), True), "correct": predictions == labels}
         records += [
             {"metric": "kendall_tau", "attack": "aai", "map": "cam", "over": over, "norm": task.norm, "eps": eps, "k": task.k}
             | {"steps": protocol.steps, "restarts": protocol.restarts, **mean(tau[members])}
@@ -68,6 +68,20 @@ def measure(task: Task) -> Measured:
         ]
     arrays = {"indices": drawn.indices, "labels": labels, "clean_predictions": clean, "eps": np.array(task.eps)}
     return Measured(records, {**arrays, "taus": np.stack(taus), "predictions": np.stack(taken_for)})
+
+
+@functools.lru_cache
+def still_check(network: CAMNetwork) -> Callable[..., Any]:
+    """Pmapped `((params,), images, labels, indices) -> tau` of the true class's map with itself: 1, or NaN where it is constant or not finite."""
+
+    def check(shared: tuple[Params], images: Array, labels: Array, indices: Array) -> dict[str, Any]:
+        def one(x: Image, label: Label) -> Scalar:
+            of_label = pick(network.explain(shared[0], x).maps, label)
+            return jnp.where(jnp.all(jnp.isfinite(of_label)), kendall_tau(of_label, of_label), jnp.nan)
+
+        return {"tau": jax.vmap(one)(to_unit(images), labels)}
+
+    return exact(check)
 
 
 @functools.lru_cache

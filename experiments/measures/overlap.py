@@ -22,15 +22,22 @@ def measure(task: Task) -> Measured:
     if task.other is None:
         raise UserError("the measure topk_overlap compares with another network: give --versus WORKDIR or --versus FILE.pkl")
     name, other, other_params = task.other
-    if (other.input_shape, other.num_classes) != (task.evaluator.network.input_shape, task.evaluator.network.num_classes):
-        raise UserError(
-            f"--versus {name}: a network for images {other.input_shape} and {other.num_classes} classes cannot be compared with this one"
-        )
+    refuse_strangers(task.evaluator.network, other, name)
     indices = task.drawn("topk_overlap").indices
     check = overlap_check(task.evaluator.network, other, task.k)
     overlap = task.evaluator.map(f"overlap k {task.k} with {fingerprint(other_params)}", check, (other_params,), indices)["overlap"]
     record = {"metric": "topk_overlap", "map": "cam", "with": name, "k": task.k, **mean(overlap)}
     return Measured([record], {"indices": indices, "labels": task.evaluator.split.labels[indices], "overlap": overlap})
+
+
+def refuse_strangers(network: CAMNetwork, other: CAMNetwork, name: str) -> None:
+    """A `UserError` if the maps of two networks cannot be compared place by place."""
+    ours, theirs = ((net.input_shape, net.num_classes, net.features_shape()[:2]) for net in (network, other))
+    if ours != theirs:
+        raise UserError(
+            f"--versus {name}: its maps cannot be compared, being of images {theirs[0]}, {theirs[1]} classes and {theirs[2]} places, not"
+            f" {ours[0]}, {ours[1]} and {ours[2]}"
+        )
 
 
 @functools.lru_cache
@@ -40,10 +47,6 @@ def overlap_check(network: CAMNetwork, other: CAMNetwork, k: int) -> Callable[..
     def check(shared: tuple[Params, Params], images: Array, labels: Array, indices: Array) -> dict[str, Any]:
         def one(x: Image, label: Label) -> Array:
             ours, theirs = (net.explain(params, x).maps for net, params in zip((network, other), shared, strict=True))
-            if ours.shape != theirs.shape:
-                raise UserError(
-                    f"the maps of the two networks differ in size, {ours.shape[:2]} and {theirs.shape[:2]}: their places cannot be compared"
-                )
             return pick(top_k_overlap(ours, theirs, k), label)
 
         return {"overlap": jax.vmap(one)(to_unit(images), labels)}

@@ -91,7 +91,7 @@ def attack(
     return found["predictions"]
 
 
-def refuse_overflow(distance: np.ndarray, eps: float, objective: str) -> None:
+def refuse_overflow(distance: np.ndarray, eps: Any, objective: str) -> None:
     """A `UserError` if an attack went nowhere because its objective has no gradient."""
     if not np.isfinite(distance).all():
         raise UserError(

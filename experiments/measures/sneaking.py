@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import protocols
+from experiments import parallel, protocols
 from experiments.cli import UserError
 from experiments.data import to_unit
 from experiments.evaluator import exact, prediction
-from experiments.measures.pgd import clean_check, refuse_escape
+from experiments.measures.pgd import clean_check, refuse_escape, refuse_overflow
 from experiments.measures.task import SHOWN, Measured, Task, mean, share
 from experiments.protocols import Sneaking
 from irob.arrays import Array, ClassWeights, Explanation, Image, Label, Maps, Params, Scalar
@@ -97,7 +97,7 @@ def bound(task: Task) -> Measured:
             ratio = measured[counted] / limit[counted]
             median = float(np.median(ratio)) if len(ratio) else None
             records.append({"metric": "tightness", **about, **mean(ratio), "median": median, "failed": failed})
-        arrays |= {f"{attack}{'_' + against if against else ''}/{key}": value for key, value in sides.items() if key != "maps"}
+        arrays |= {f"{attack}{'_' + against if against else ''}/{key}": value for key, value in sides.items()}
         arrays[f"{attack}{'_' + against if against else ''}/found"] = found
     return Measured(records, arrays | pictures(task, attacked))
 
@@ -122,15 +122,17 @@ def tradeoff(task: Task) -> Measured:
         if kind.map != "cam":
             continue
         curve = seen(task, "tradeoff", attacked, kind)
+        budgets = [1.0, *task.budgets]
+        nominal = np.outer(budgets, attacked.eps)
         smallest = np.fmin.accumulate(np.where(curve["valid"], curve["raw"], np.nan), axis=0)
-        for budget, values, eps in zip([1.0, *task.budgets], smallest, curve["eps"], strict=True):
+        for budget, values, eps in zip(budgets, smallest, nominal, strict=True):
             about = {"metric": "discrepancy", "attack": "isa", "map": kind.map, "discrepancy": kind.family, "norm": kind.norm}
             counted = np.isfinite(values)
             records.append(
                 {**about, "budget": budget, "eps": float(eps[counted].mean()) if counted.any() else None, **mean(values)}
                 | {"failed": int(np.sum(~counted))}
             )
-        arrays |= {f"{'.'.join(kind)}/{key}": value for key, value in (("eps", curve["eps"]), ("smallest", smallest))}
+        arrays |= {f"{'.'.join(kind)}/{key}": value for key, value in (("eps", nominal), ("smallest", smallest))}
     return Measured(records, arrays)
 
 
@@ -144,7 +146,6 @@ def tag(task: Task, measure: str) -> str:
 
 def minimal(task: Task, measure: str) -> Attacked:
     """The smallest successful perturbation of each image."""
-    refuse_norm(task)
     evaluator, network = task.evaluator, task.evaluator.network
     drawn = task.drawn(measure)
     indices, labels = drawn.indices, evaluator.split.labels[drawn.indices]
@@ -158,16 +159,9 @@ def minimal(task: Task, measure: str) -> Attacked:
     check = minimal_check(network, task.protocol.sneaking, task.norm, len(indices), drawn.shifts is not None)
     key = np.asarray(jax.random.key_data(jax.random.key(evaluator.seed)))
     found = evaluator.map(f"minimal, {tag(task, measure)}", check, (key,), indices, targets.astype(np.int32))
+    refuse_overflow(found["distance"], "its limit", "margin")
     refuse_escape(found["distance"], found["inside"], found["eps"], task.norm)
     return Attacked(indices, labels, found["target"], found["eps"], found["found"], found["x_adv"])
-
-
-def refuse_norm(task: Task) -> None:
-    """A `UserError` for a norm that the protocol does not know."""
-    if task.norm not in task.protocol.norms:
-        raise UserError(
-            f"this protocol measures perturbations in {', '.join(task.protocol.norms)}, not in {task.norm}: use --protocol standard"
-        )
 
 
 class Point(NamedTuple):
@@ -192,8 +186,10 @@ def sneaked(task: Task, measure: str, attacked: Attacked, kind: Kind, budgets: t
         name = f"isa {' '.join(kind)}, {tag(task, measure)}, budget {path}"
         eps = (budget * attacked.eps).astype(np.float32)
         found = evaluator.map(name, check, (), indices, targets, weights, eps, start)
+        refuse_overflow(found["distance"], f"{budget} eps_min", "sneaking objective")
         refuse_escape(found["distance"], found["inside"], eps, task.norm)
-        points.append(Point(name, found["x_adv"], found["found"], found["weight"]))
+        reached = found["found"] & (targets != attacked.labels)  # where nothing was reached before, there is no target to keep
+        points.append(Point(name, found["x_adv"], reached, found["weight"]))
     return points
 
 
@@ -247,7 +243,8 @@ def summary(curve: dict[str, np.ndarray], about: dict[str, Any], budgets: np.nda
             total, points = total + falling.sum(), points + len(falling)
             slopes += drop * eps[0] / (eps[-1] - eps[0]) if eps[-1] != eps[0] else 0.0
     records = [
-        {"metric": name, **about, "over": "images", **mean(np.array(found)), "failed": n - len(found)} for name, found in values.items()
+        {"metric": name, **about, "over": "images", **(counted := mean(np.array(found))), "failed": n - counted["n"]}
+        for name, found in values.items()
     ]
     if per_point:
         for name, whole in (("normalised_discrepancy", total), ("normalised_slope", slopes)):
@@ -262,7 +259,7 @@ def pictures(task: Task, attacked: Attacked) -> dict[str, np.ndarray]:
     """The first images with their maps of the true and the target class, clean and attacked, for the report."""
     shown = slice(0, SHOWN)
     network = task.evaluator.network
-    params = jax.tree.map(lambda a: a[0], task.evaluator.params)
+    params = parallel.first(task.evaluator.params)
     images, _ = task.evaluator.split.fetch(attacked.indices[shown])
     x = np.asarray(to_unit(images))
 
@@ -275,11 +272,13 @@ def pictures(task: Task, attacked: Attacked) -> dict[str, np.ndarray]:
         return jax.vmap(one)(images, labels, targets)
 
     classes = attacked.labels[shown], attacked.targets[shown]
+    with jax.default_matmul_precision("highest"):
+        clean, moved = (np.asarray(maps(params, z, *classes)) for z in (x, attacked.x_adv[shown]))
     return {
         "shown/images": x,
         "shown/attacked": attacked.x_adv[shown],
-        "shown/clean_maps": np.asarray(maps(params, x, *classes)),
-        "shown/attacked_maps": np.asarray(maps(params, attacked.x_adv[shown], *classes)),
+        "shown/clean_maps": clean,
+        "shown/attacked_maps": moved,
     }
 
 
@@ -310,7 +309,11 @@ def minimal_check(network: CAMNetwork, settings: Sneaking, norm: str, n: int, ta
                 return settings.climb(norm, eps, x, start, n)(objective).x_adv
 
             search = smallest_eps(
-                attack, lambda z: gain(network.explain(params, z).logits) > 0.0, start=0.05 * limit, limit=limit, rounds=settings.rounds
+                attack,
+                lambda z: gain(network.explain(params, z).logits) > 0.0,
+                start=settings.eps * limit,
+                limit=limit,
+                rounds=settings.eps_rounds,
             )
             return {
                 "eps": search.eps,
@@ -388,14 +391,16 @@ def look_check(network: CAMNetwork, map_name: str, map_norm: str, norm: str) -> 
             clean, moved = (network.explain(shared[0], z, READOUTS[map_name]) for z in (x, x_adv))
 
             def weighed(correlation: Callable[[Array, Array], Scalar]) -> Scalar:
+                """The weighted mean over maps that are not constant; NaN if all are."""
                 by_map = jax.lax.map(lambda pair: correlation(*pair), (jnp.moveaxis(clean.maps, -1, 0), jnp.moveaxis(moved.maps, -1, 0)))
-                return jnp.sum(jnp.where(weights > 0.0, weights * by_map, 0.0))
+                counted = (weights > 0.0) & jnp.isfinite(by_map)
+                return jnp.sum(jnp.where(counted, weights * by_map, 0.0)) / jnp.sum(jnp.where(counted, weights, 0.0))
 
             def ahead(logits: Array) -> Scalar:
                 return pick(logits, target) - pick(logits, label)
 
             return {
-                "valid": (ahead(moved.logits) >= 0.0) & (ahead(clean.logits) <= 0.0),
+                "valid": (ahead(moved.logits) >= 0.0) & (ahead(clean.logits) <= 0.0) & (target != label),
                 "eps": protocols.length(x_adv - x, norm),
                 "raw": raw_discrepancy(map_name, map_norm, clean.maps, moved.maps, weights, protocols.PROTOCOLS["paper"].sneaking),
                 "normalised": discrepancy(clean.maps, moved.maps, normalised(weights, clean.maps), norm=map_norm),

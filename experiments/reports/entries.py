@@ -52,7 +52,7 @@ def read(inputs: Sequence[str]) -> list[Entry]:
                 )
             taken[key] = file
     return [
-        Entry(labels[identity(result)], result["dataset"], result["protocol"]["name"], result, results.read_arrays(file))
+        Entry(labels[identity(result)], result["dataset"], result["protocol"]["name"], result, results.read_arrays(file, result))
         for file, result in loaded.items()
     ]
 
@@ -65,8 +65,8 @@ def found(given: pathlib.Path) -> list[pathlib.Path]:
     def is_result(file: pathlib.Path) -> bool:
         try:
             content = json.loads(file.read_text())
-        except ValueError:
-            return True  # half written: `results.read` will say so
+        except (ValueError, OSError):
+            return True  # half written or not to be read: `results.read` will say so
         return isinstance(content, dict) and "schema" in content
 
     candidates = [
@@ -75,9 +75,14 @@ def found(given: pathlib.Path) -> list[pathlib.Path]:
     return [file for file in candidates if is_result(file)]
 
 
+def aside(file: pathlib.Path) -> bool:
+    """Whether a file belongs to checkpoints or to an unfinished evaluation."""
+    return any(part == "checkpoints" or part.endswith(".partial") for part in file.parts)
+
+
 def identity(result: dict[str, Any]) -> str:
     """What tells one network from another: the checksums of its parameters."""
-    return json.dumps(result.get("weights") or result["checkpoint"]["sha256"], sort_keys=True)
+    return json.dumps(result["weights"]["sha256"] if "weights" in result else result["checkpoint"]["sha256"], sort_keys=True)
 
 
 def unique_labels(loaded: Sequence[dict[str, Any]]) -> dict[str, str]:

@@ -46,7 +46,7 @@ def pictures(entries: list[Entry], classes: Sequence[str]) -> list[Picture]:
             "kendall_tau",
             {"attack": "aai", "over": "unchanged"},
             "Kendall's tau",
-            (-0.5, 1.02),
+            (-1.02, 1.02),
             "Kendall's tau of clean and attacked map under the top-k attack, over images with unchanged prediction, 95% bands.",
         ),
     ]
@@ -63,8 +63,7 @@ def pictures(entries: list[Entry], classes: Sequence[str]) -> list[Picture]:
             caption = "Discrepancy against budget under the sneaking attack, mean over images."
             drawn.append(Picture(f"tradeoff_{slug}", figures.tradeoff_curves(name, records), f"{name}. {caption}"))
     for protocol in sorted({entry.protocol for entry in entries}):
-        inverted = {entry.label: entry.measured("inversion") for entry in entries if entry.protocol == protocol}
-        inverted = {label: arrays for label, arrays in inverted.items() if arrays}
+        inverted = {e.label: e.measured("inversion") for e in entries if e.protocol == protocol and e.measured("inversion")}
         for norm in ("l2", "linf") if inverted else ():
             caption = f"Feature inversion, {norm} steps, {protocol} images: the image (left) and noise (right) changed until one unit is most active."
             drawn.append(Picture(f"inversion_{norm}_{protocol}", figures.inversions(inverted, norm, classes), caption))

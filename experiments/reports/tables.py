@@ -84,8 +84,9 @@ def accuracy_table(entries: list[Entry]) -> Table | None:
         for steps in dict.fromkeys(r["steps"] for r in attacked):
             at_eps = {r["eps"]: r for r in attacked if r["steps"] == steps}
             n = next(iter(at_eps.values()))["n"]
-            by_steps[str(steps), str(n)] = {**clean, **at_eps}
-        return by_steps or ({("", str(r["n"])): clean for r in clean.values()})
+            norm = next(iter(at_eps.values()))["norm"]
+            by_steps[norm, str(steps), str(n)] = {**clean, **at_eps}
+        return by_steps or ({("", "", str(r["n"])): clean for r in clean.values()})
 
     chosen = [entry for entry in entries if "pgd" in entry.result["measures"]]
     if not chosen:
@@ -94,7 +95,7 @@ def accuracy_table(entries: list[Entry]) -> Table | None:
     return Table(
         "accuracy",
         "Accuracy against eps",
-        ["network", "protocol", "steps", "n", *(f"eps {e}" for e in eps)],
+        ["network", "protocol", "norm", "steps", "n", *(f"eps {e}" for e in eps)],
         table,
         [
             "Share of test images classified correctly, with its 95% Wilson interval. Bold: the best network of a column, for each protocol.",
@@ -121,9 +122,16 @@ def verdict(entries: list[Entry]) -> list[str]:
         notes.append(
             f"Largest disagreement here: {label} at eps {eps:.4g}, {by['paper']:.3f} under `paper`, {by['standard']:.3f} under `standard`."
         )
-    if missing := sorted({label for label, _ in accuracies} - {label for label, _ in both}):
-        notes.append(f"Measured under one protocol only: {', '.join(missing)}. `paper` alone says little.")
-    return notes
+    return notes + coverage(entries)
+
+
+def coverage(entries: list[Entry]) -> list[str]:
+    """A note on networks that were not measured under both protocols."""
+    by_network: dict[str, set[str]] = defaultdict(set)
+    for entry in entries:
+        by_network[entry.label].add(entry.protocol)
+    missing = sorted(label for label, protocols in by_network.items() if not {"paper", "standard"} <= protocols)
+    return [f"Measured under one protocol only: {', '.join(missing)}. `paper` alone says little."] if missing else []
 
 
 def tau_table(entries: list[Entry]) -> Table | None:
@@ -131,23 +139,24 @@ def tau_table(entries: list[Entry]) -> Table | None:
 
     def rows(entry: Entry) -> dict[tuple[str, ...], dict[float, dict[str, Any]]]:
         records = entry.records("kendall_tau", attack="aai")
-        return {(over,): {r["eps"]: r for r in records if r["over"] == over} for over in dict.fromkeys(r["over"] for r in records)}
+        kinds = dict.fromkeys((r["norm"], str(r["k"]), r["over"]) for r in records)
+        return {kind: {r["eps"]: r for r in records if (r["norm"], str(r["k"]), r["over"]) == kind} for kind in kinds}
 
     chosen = [entry for entry in entries if "aai" in entry.result["measures"]]
     if not chosen:
         return None
     eps, table = ladder(chosen, rows, with_n=True)
-    k = chosen[0].records("kendall_tau", attack="aai")[0]["k"]
     return Table(
         "kendall_tau",
-        f"Kendall's tau of the true class's map under the top-k attack (k = {k})",
-        ["network", "protocol", "over", *(f"eps {e}" for e in eps)],
+        "Kendall's tau of the true class's map under the top-k attack",
+        ["network", "protocol", "norm", "k", "over", *(f"eps {e}" for e in eps)],
         table,
         [
             "Mean rank correlation of clean and attacked class activation map, 95% interval, n images counted. `unchanged`: images whose"
             " prediction the attack left as it was (what the paper reports); `correct`: images still classified correctly; `all`: every image.",
             "`paper` leaves out images whose prediction changes, so few may remain: look at n. `standard` keeps the prediction by construction and"
             " counts the lowest tau over restarts and smaller eps: believe it.",
+            *coverage(chosen),
         ],
     )
 
@@ -183,7 +192,9 @@ def bound_table(entries: list[Entry]) -> Table | None:
         [
             "Complete class activation maps, l1; n successful attacks. For the two-class discrepancy the share is 1 for every attack that reaches its"
             " target, whatever it tries; the one-class discrepancy has no bound, and where its share is below 1 it was evaded.",
-            "`standard` searches harder for the smallest attack and for the smallest discrepancy, so its ratios are the ones to believe.",
+            "`standard` searches harder for the smallest attack and for the smallest discrepancy, so its ratios are the ones to believe; it takes"
+            " correctly classified images only.",
+            *coverage([entry for entry in entries if "bound" in entry.result["measures"]]),
         ],
     )
 
@@ -204,21 +215,22 @@ def isa_table(entries: list[Entry]) -> Table | None:
             for metric in metrics:
                 cells = [records.get((map_name, norm, over, metric, family)) for family in families]
                 if any(cells):
-                    texts = (entry.label, entry.protocol, map_name, norm, over, metric, *(value(cell) for cell in cells))
-                    one = next(cell for cell in cells if cell)
-                    table.append([*map(Cell, texts), Cell(str(one["n"])), Cell(str(one["failed"]))])
+                    texts = (entry.label, entry.protocol, map_name, norm, over, metric, *(value(cell, with_n=True) for cell in cells))
+                    table.append([*map(Cell, texts)])
     if not table:
         return None
     return Table(
         "isa",
         "The interpretability sneaking attack",
-        ["network", "protocol", "map", "norm", "over", "metric", "one-class", "two-class", "all-class", "n", "failed"],
+        ["network", "protocol", "map", "norm", "over", "metric", "one-class", "two-class", "all-class"],
         beside(table, 6),
         [
             "Discrepancy over the range of the clean map, its slope over the budget, correlations of clean and attacked maps. A good measure of"
             " interpretation stays large (slope near 0): no attack can hide from it. `images`: the mean over images, every image counts once;"
             " `points`: as the paper's authors average, over images whose discrepancy falls, divided by the number of all their points.",
             "A representation has units for classes, all of which count. `standard` minimises harder and is the one to believe.",
+            "n images count: the attack reached its target there, and the correlation is defined. `standard` takes correctly classified images only.",
+            *coverage([entry for entry in entries if "isa" in entry.result["measures"]]),
         ],
     )
 
@@ -230,17 +242,16 @@ def tradeoff_table(entries: list[Entry]) -> Table | None:
     for entry in sorted(entries, key=lambda e: (e.label, e.protocol)):
         records = {(r["norm"], r["discrepancy"], r["budget"]): r for r in entry.records("discrepancy")}
         for norm, family in dict.fromkeys(key[:2] for key in records):
-            texts = [value(records.get((norm, family, budget))) for budget in budgets]
-            table.append(
-                [*map(Cell, (entry.label, entry.protocol, norm, family, *texts)), Cell(str(records[norm, family, budgets[0]]["n"]))]
-            )
+            texts = [value(records.get((norm, family, budget)), with_n=True) for budget in budgets]
+            table.append([*map(Cell, (entry.label, entry.protocol, norm, family, *texts))])
     if not table:
         return None
     notes = [
         "Raw class activation maps, l2 squared. Budgets are multiples of the smallest eps that changes the prediction. Believe `standard`: it"
-        " minimises harder."
+        " minimises harder.",
+        *coverage([entry for entry in entries if "tradeoff" in entry.result["measures"]]),
     ]
-    header = ["network", "protocol", "norm", "discrepancy", *(f"{b:g} x eps_min" for b in budgets), "n"]
+    header = ["network", "protocol", "norm", "discrepancy", *(f"{b:g} x eps_min" for b in budgets)]
     return Table("tradeoff", "Discrepancy against budget", header, beside(table, 4), notes)
 
 

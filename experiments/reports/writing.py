@@ -21,6 +21,8 @@ from experiments.reports.tables import TABLES, Table, sources_table
 def report(inputs: Sequence[str], out: pathlib.Path) -> None:
     """Reads results and writes tables, figures, report.md and report.html."""
     entries = read(inputs)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file: give a directory, new or empty")
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty: give another --out, or empty it")
     sections = []

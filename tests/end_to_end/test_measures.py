@@ -79,7 +79,7 @@ def test_killed_and_started_again_it_ends_with_the_same_table(commands, measured
     arguments = ("--weights", directory / "plain.pkl", *OPTIONS, "--measure", "pgd,aai", "--out", tmp_path / "again.json")
     partial = tmp_path / "again.json.partial"
     process = commands.start("evaluate", *arguments)
-    while not list(partial.glob("aai*restart 0*.npz")):
+    while not list(partial.glob("aai_*restart_0*.npz")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)

@@ -25,7 +25,9 @@ TINY = ("--config", "experiments/configs/digits.py:int,tiny")
         (("evaluate", "--workdir", "/nowhere", "--protocol", "weak"), "unknown protocol 'weak': choose one of standard, paper"),
         (("evaluate", "--workdir", "/nowhere", "--eps", "0,a"), "--eps=0,a: numbers or fractions"),
         (("evaluate", "--workdir", "/nowhere", "--measure", "pgd,beauty"), "unknown measure 'beauty': choose from pgd, aai, bound"),
-        (("evaluate", "--workdir", "/nowhere", "--steps", "0"), "--steps=0: every number must be positive"),
+        (("evaluate", "--workdir", "/nowhere", "--steps", "0"), "--steps=0: whole numbers from 1 on"),
+        (("evaluate", "--workdir", "/nowhere", "--steps", "nan"), "--steps=nan: whole numbers from 1 on"),
+        (("evaluate", "--workdir", "/nowhere", "--budgets", "2,nan"), "--budgets: multiples of the smallest eps, each larger than 1"),
         (("evaluate", "--workdir", "/nowhere", "--budgets", "1,2"), "--budgets: multiples of the smallest eps, each larger than 1"),
         (("evaluate", "--workdir", "/nowhere", "--budgets", "3,2"), "--budgets must ascend"),
         (("evaluate", "--workdir", "/nowhere", "--measure", "topk_overlap"), "give --versus WORKDIR or FILE.pkl"),
@@ -36,6 +38,7 @@ TINY = ("--config", "experiments/configs/digits.py:int,tiny")
         (("evaluate", "--weights", "setup.py", "--dataset", "digits"), "it is no file of weights"),
         (("report", "--inputs", "/nowhere.json", "--out", "/tmp/irob-never-made"), "/nowhere.json cannot be read"),
         (("report", "--inputs", "tests", "--out", "/tmp/irob-never-made"), "there are no result files in tests"),
+        (("benchmark", "--only", "everything"), "--only: there is no group 'everything': choose from mnist_small_int"),
         (("prepare_data", "--dataset", "svhn"), "--dataset=svhn: choose one of mnist"),
     ],
     ids=lambda value: value[-1] if isinstance(value, tuple) else "",
@@ -52,7 +55,7 @@ def test_batch_not_divisible_by_devices(commands):
     assert "config.batch_size = 9: must be divisible by the number of devices, 4: 8 would do" in err
 
 
-@pytest.mark.parametrize("module", ["train", "evaluate", "report", "quickstart", "prepare_data"])
+@pytest.mark.parametrize("module", ["train", "evaluate", "report", "benchmark", "quickstart", "prepare_data"])
 def test_help(commands, module):
     process = commands.start(module, "--help")
     out, err = process.communicate()

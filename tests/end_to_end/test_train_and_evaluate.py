@@ -93,7 +93,7 @@ def test_evaluate_writes_records_with_their_provenance(commands, uninterrupted, 
         assert record["n"] == 200
         assert record["ci95"][0] <= record["value"] <= record["ci95"][1]
         assert f"{record['value']:.3f}" in out
-    assert result["protocol"]["steps"] == 200 and result["protocol"]["objectives"] == ["cross_entropy"]
+    assert result["protocol"]["steps"] == 200 and result["protocol"]["objectives"] == ["plain_cross_entropy"]
     assert result["data"]["name"] == "digits" and result["config"]["method"] == "int" and result["seed"] == 99
     assert {"versions", "git_revision", "device", "checkpoint", "schema"} <= set(result)
 

@@ -1,0 +1,116 @@
+"""The counts of operations, the order of the runs, and the peers that must do what we do."""
+
+import jax
+import numpy as np
+import pytest
+
+import irob
+from experiments import benchmark, floors
+from irob.networks import CAMNetwork, Conv, MaxPool
+
+
+def test_operations_by_hand():
+    network = CAMNetwork((Conv(3, 2, 2), Conv(5, 3)), (4, 4, 1), 2)
+    first, last = 2 * (2 * 2 * 3) * (2 * 2 * 1), 2 * (2 * 2 * 2) * (3 * 3 * 3)  # the head is folded: 2 outputs instead of 5
+    assert floors.forward(network).operations == first + last
+    read_off = 2 * (2 * 2 * 3) * 2  # logits are one linear map of the last input
+    assert floors.forward(network, maps=False).operations == first + read_off
+    assert floors.attack_step(network, maps=True).operations == 2 * (first + last)
+    steps = floors.training_step(network, "int", batch=7, steps=3).operations
+    assert steps == 7 * (first + last) * (1 + 3 * 2 + 6)
+
+
+def test_a_network_that_ends_otherwise_pays_for_its_head():
+    network = CAMNetwork((Conv(3, 1), MaxPool(2)), (4, 4, 1), 2)
+    assert floors.forward(network).operations == 2 * 16 * 3 + 16 * 3 + 2 * 4 * 3 * 2
+
+
+@pytest.mark.parametrize(("name", "giga"), [("mnist_small", 10.5), ("cifar_small", 11.9), ("cifar_wresnet", 476.0)])
+def test_the_papers_steps_have_the_known_counts(name, giga):
+    architecture, shape, batch, steps, *_ = benchmark.STEPS[name]
+    cost = floors.training_step(irob.create(architecture, shape, 10), "int", batch, steps)
+    assert cost.operations / 1e9 == pytest.approx(giga, rel=0.1)
+
+
+def test_contenders_take_turns():
+    order = []
+    group = benchmark.Group("t", {name: (lambda name=name: order.append(name) or name) for name in ("irob", "a", "b")})
+    timings, returned = benchmark.timed(group, rounds=3, least=0.0)
+    assert order == ["irob", "a", "b"] * 4
+    assert returned == {name: name for name in order}
+    assert [len(timing.later) for timing in timings.values()] == [3, 3, 3]
+
+
+def test_the_check_of_equal_accuracies_can_fail(monkeypatch):
+    monkeypatch.setattr(benchmark, "installed", lambda *packages: False)
+    group = benchmark.pgd_200()
+    assert "irob 0.500" in group.check({"irob": 0.5, "other": 0.505})
+    with pytest.raises(RuntimeError, match="do not do the same"):
+        group.check({"irob": 0.5, "other": 0.6})
+
+
+def peers():
+    pytest.importorskip("torch")
+    from experiments import peers
+
+    return peers
+
+
+@pytest.mark.parametrize(("name", "shape"), [("small", (28, 28, 1)), ("pool", (28, 28, 1)), ("wresnet", (32, 32, 3))])
+def test_the_peers_network_is_ours(name, shape, random):
+    torch_side = peers()
+    network = irob.create(name, shape, 10)
+    params = network.initial_params()
+    x = random.random((3, *shape)).astype(np.float32)
+    ours = jax.vmap(lambda z: network.explain(params, z))(x)
+    for folded in (False, True):
+        theirs = torch_side.TorchNetwork(network, params, folded)
+        np.testing.assert_allclose(theirs.maps(torch_side.images(x)).detach().permute(0, 2, 3, 1), ours.maps, atol=2e-4)
+        np.testing.assert_allclose(theirs(torch_side.images(x)).detach(), ours.logits, atol=2e-5)
+
+
+def test_the_peers_objective_is_ours(small, random):
+    torch_side = peers()
+    import torch
+
+    network, params = small
+    x, moved = random.random((2, 4, 28, 28, 1)).astype(np.float32)
+    labels = np.array([1, 5, 0, 9])
+    explain = lambda z: network.explain(params, z)
+    change = [irob.interpretation_change(explain(a), explain(b), t) for a, b, t in zip(x, moved, labels, strict=True)]
+    model = torch_side.TorchNetwork(network, params)
+    theirs = torch_side.interpretation_change(*(model.maps(torch_side.images(z)) for z in (x, moved)), torch.tensor(labels))
+    np.testing.assert_allclose(float(theirs), np.mean(change), rtol=1e-4)
+
+
+def test_the_peers_attack_is_ours(small, random):
+    torch_side = peers()
+    import torch
+
+    network, params = small
+    x, labels = random.random((4, 28, 28, 1)).astype(np.float32), np.array([1, 5, 0, 9])
+    sizes = irob.constant_steps(0.01, 5)
+    attack = lambda z, t: irob.pgd(lambda v: irob.cross_entropy(network.explain(params, v).logits, t), irob.LInf(0.03), z, step_sizes=sizes)
+    theirs = torch_side.pgd(
+        torch_side.TorchNetwork(network, params), torch_side.images(x), torch.tensor(labels), eps=0.03, step_size=0.01, steps=5
+    )
+    difference = np.abs(np.asarray(jax.vmap(attack)(x, labels)) - theirs.permute(0, 2, 3, 1).numpy())
+    assert np.mean(difference > 1e-5) < 0.01  # signs of gradients that are nearly zero
+
+
+@pytest.mark.parametrize("method", ["int", "adv", "normal"])
+def test_the_peers_training_lowers_its_loss(method, random):
+    torch_side = peers()
+    import torch
+
+    network = irob.create("small", (28, 28, 1), 10)
+    x, labels = torch_side.images(random.random((8, 28, 28, 1)).astype(np.float32)), torch.arange(8)
+    step = torch_side.make_step(
+        torch_side.TorchNetwork(network, network.initial_params()), method, eps=0.05, step_size=0.02, steps=3, learning_rate=1e-3
+    )
+    losses = [float(step(x, labels)) for _ in range(15)]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_a_product_has_a_peak():
+    assert floors.matmul_peak(64, 2) > 1e6
