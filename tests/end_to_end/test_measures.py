@@ -145,7 +145,7 @@ def test_the_tables_say_what_the_results_say(report, measured):
     record = json.loads((directory / "standard.json").read_text())["records"][1]
     assert rows[-1]["eps 0.05"] == f"{record['value']:.3f} [{record['ci95'][0]:.3f}, {record['ci95'][1]:.3f}]"
     page = (report / "report.md").read_text()
-    assert re.search(r"\| plain \| standard \| 150 \| 6 \| \*\*", page), "the best of a column is marked"
+    assert re.search(r"\| plain \| standard \| linf \| 150 \| 6 \| \*\*", page), "the best of a column is marked"
     assert "Believe `standard`" in page and "Largest disagreement here: plain" in page
     assert "Measured under one protocol only: other" in page
     flat = rows_of(report / "records.csv")
