@@ -2,13 +2,15 @@
 
     python -m experiments.benchmark [--only NAME,...] [--rounds N] [--out FILE.json] [--figure FILE.png]
 
-Each group runs its contenders in turn, A B A B ..., after one warm-up each (which holds the compilation), and prints medians with their spread and
-the ratio to ours. Peers come with the extra `benchmark`; those that are not installed are left out with a message.
+Each group runs its contenders in turn, A B A B ..., ours in this process and the peers in another, after one warm-up each (which holds the
+compilation), and prints medians with their spread and the ratio to ours. Peers come with the extra `benchmark`; those that are not installed are left
+out with a message.
 """
 
 import functools
 import importlib.util
 import json
+import multiprocessing
 import os
 import pathlib
 import platform
@@ -33,10 +35,15 @@ OURS = "irob"
 
 
 class Group(NamedTuple):
-    """title. contenders: name -> something to time; ours first. cost: the least that ours must do. check: raises unless all did the same."""
+    """title. ours: to be timed. peers: `peers(*arguments)` makes name -> something to time, in its process. cost: the least that ours must do.
+
+    check: raises unless all did the same, by what each returned; else says what they did.
+    """
 
     title: str
-    contenders: dict[str, Callable[[], Any]]
+    ours: Callable[[], Any]
+    peers: Callable[..., dict[str, Callable[[], Any]]]
+    arguments: tuple[Any, ...]
     cost: "Cost | None" = None
     check: Callable[[dict[str, Any]], str] | None = None
 
@@ -78,7 +85,7 @@ def training_step(name: str, method: str) -> Group:
     import irob
     from experiments import floors, parallel, training
 
-    architecture, shape, batch, steps, eps, step_size = STEPS[name]
+    architecture, shape, batch, steps, *_ = STEPS[name]
     network = irob.create(architecture, shape, 10)
     config = step_config(name, method)
     random = np.random.default_rng(0)
@@ -96,21 +103,37 @@ def training_step(name: str, method: str) -> Group:
         held[:] = step(*held, *on_device)
         return jax.block_until_ready(held[1].loss)
 
-    contenders: dict[str, Callable[[], Any]] = {OURS: ours}
-    if installed("torch"):
-        import torch
-
-        from experiments import peers
-
-        x, t = peers.images(images / np.float32(255)), torch.tensor(labels.astype(np.int64))
-        for label, folded in (("PyTorch", False), ("PyTorch, head folded", True)):
-            if folded and network.fold_head(network.initial_params())[0] is network:
-                continue
-            model = peers.TorchNetwork(network, network.initial_params(), folded)
-            their_step = peers.make_step(model, method, eps=eps, step_size=step_size, steps=steps, learning_rate=1e-4)
-            contenders[label] = functools.partial(their_step, x, t)
+    title = f"training step, {method}, {name.replace('_', ' ')}, batch {batch}, {steps} attack steps"
     cost = floors.training_step(network, method, batch, steps)
-    return Group(f"training step, {method}, {name.replace('_', ' ')}, batch {batch}, {steps} attack steps", contenders, cost)
+    return Group(title, ours, training_peers, (name, method, images, labels), cost)
+
+
+def training_peers(name: str, method: str, images: "np.ndarray", labels: "np.ndarray") -> dict[str, Callable[[], Any]]:
+    """The same step in PyTorch, with the network as it is and with its head folded where that can be done."""
+    if not installed("torch"):
+        return {}
+    import numpy as np
+    import torch
+
+    import irob
+    from experiments import peers
+
+    architecture, shape, _, steps, eps, step_size = STEPS[name]
+    network = irob.create(architecture, shape, 10)
+    params = network.initial_params()
+    x, t = peers.images(images / np.float32(255)), torch.tensor(labels.astype(np.int64))
+    contenders: dict[str, Callable[[], Any]] = {}
+    for label, folded in (("PyTorch", False), ("PyTorch, head folded", True)):
+        if not folded or network.fold_head(params)[0] is not network:
+            model = peers.TorchNetwork(network, params, folded)
+            step = peers.make_step(model, method, eps=eps, step_size=step_size, steps=steps, learning_rate=1e-4)
+            contenders[label] = functools.partial(loss_of, step, x, t)
+    return contenders
+
+
+def loss_of(step: Callable[..., Any], *arguments: Any) -> float:
+    """The loss of a step in PyTorch, as a number."""
+    return float(step(*arguments))
 
 
 def step_config(name: str, method: str) -> Any:
@@ -152,6 +175,9 @@ def trained_on_digits() -> "tuple[CAMNetwork, Params, np.ndarray, np.ndarray]":
     return network, jax.tree.map(np.asarray, params), test.images[:200] / np.float32(255), test.labels[:200]
 
 
+PGD = {"eps": 0.1, "step_size": 0.01, "steps": 200}
+
+
 def pgd_200() -> Group:
     """200 steps of PGD on 200 images, the same for all."""
     import jax
@@ -160,62 +186,78 @@ def pgd_200() -> Group:
     import irob
     from experiments import floors
 
-    eps, step_size, steps = 0.1, 0.01, 200
     network, params, x, labels = trained_on_digits()
 
     @jax.jit
     def attack(params: Any, x: Any, labels: Any) -> Any:
         explain = network.attack_form(params)
-        sizes = irob.constant_steps(step_size, steps)
+        sizes = irob.constant_steps(PGD["step_size"], int(PGD["steps"]))
 
         def one(x: Any, t: Any) -> Any:
-            return irob.pgd(lambda z: irob.cross_entropy(explain(z).logits, t), irob.LInf(eps), x, step_sizes=sizes)
+            return irob.pgd(lambda z: irob.cross_entropy(explain(z).logits, t), irob.LInf(PGD["eps"]), x, step_sizes=sizes)
 
         x_adv = jax.lax.map(lambda pair: one(*pair), (x, labels), batch_size=50)
         return jax.vmap(lambda z, t: jax.numpy.argmax(network.explain(params, z).logits) == t)(x_adv, labels)
-
-    contenders: dict[str, Callable[[], Any]] = {OURS: lambda: float(np.mean(attack(params, x, labels)))}
-    if installed("torch"):
-        import torch
-
-        from experiments import peers
-
-        model = peers.TorchNetwork(network, params).requires_grad_(False).eval()
-        inputs, t = peers.images(x), torch.tensor(labels.astype(np.int64))
-
-        def accuracy(x_adv: Any) -> float:
-            with torch.no_grad():
-                return float((model(x_adv).argmax(dim=1) == t).float().mean())
-
-        contenders["PyTorch"] = lambda: accuracy(peers.pgd(model, inputs, t, eps=eps, step_size=step_size, steps=steps))
-        if installed("torchattacks"):
-            import torchattacks
-
-            theirs = torchattacks.PGD(model, eps=eps, alpha=step_size, steps=steps, random_start=False)
-            contenders["torchattacks"] = lambda: accuracy(theirs(inputs, t))
-        if installed("foolbox"):
-            import foolbox
-
-            wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
-            linf = foolbox.attacks.LinfPGD(abs_stepsize=step_size, steps=steps, random_start=False)
-            contenders["foolbox"] = lambda: accuracy(linf(wrapped, inputs, t, epsilons=eps)[1])
-        if installed("art"):
-            from art.attacks.evasion import ProjectedGradientDescentPyTorch
-            from art.estimators.classification import PyTorchClassifier
-
-            classifier = PyTorchClassifier(
-                model, loss=torch.nn.CrossEntropyLoss(), input_shape=(1, 28, 28), nb_classes=10, clip_values=(0.0, 1.0), device_type="cpu"
-            )
-            art = ProjectedGradientDescentPyTorch(classifier, eps=eps, eps_step=step_size, max_iter=steps, batch_size=200, verbose=False)
-            chw = inputs.contiguous().numpy()
-            contenders["ART"] = lambda: accuracy(torch.tensor(art.generate(chw, labels)))
 
     def check(accuracies: dict[str, float]) -> str:
         if max(accuracies.values()) - min(accuracies.values()) > 0.011:
             raise RuntimeError(f"the attacks do not do the same: {accuracies}")
         return "accuracy under attack: " + ", ".join(f"{name} {value:.3f}" for name, value in accuracies.items())
 
-    return Group("PGD, 200 steps, 200 images, small network", contenders, floors.attack_step(network, maps=False).times(200 * steps), check)
+    cost = floors.attack_step(network, maps=False).times(200 * PGD["steps"])
+    return Group(
+        "PGD, 200 steps, 200 images, small network",
+        lambda: float(np.mean(attack(params, x, labels))),
+        pgd_peers,
+        (params, x, labels),
+        cost,
+        check,
+    )
+
+
+def pgd_peers(params: "Params", x: "np.ndarray", labels: "np.ndarray") -> dict[str, Callable[[], Any]]:
+    """The same attack in plain PyTorch and in the attack libraries that are installed."""
+    if not installed("torch"):
+        return {}
+    import numpy as np
+    import torch
+
+    import irob
+    from experiments import peers
+
+    eps, step_size, steps = PGD["eps"], PGD["step_size"], int(PGD["steps"])
+    model = peers.TorchNetwork(irob.create("small", (28, 28, 1), 10), params).requires_grad_(False).eval()
+    inputs, t = peers.images(x), torch.tensor(labels.astype(np.int64))
+
+    def accuracy(x_adv: Any) -> float:
+        with torch.no_grad():
+            return float((model(x_adv).argmax(dim=1) == t).float().mean())
+
+    contenders: dict[str, Callable[[], Any]] = {
+        "PyTorch": lambda: accuracy(peers.pgd(model, inputs, t, eps=eps, step_size=step_size, steps=steps))
+    }
+    if installed("torchattacks"):
+        import torchattacks
+
+        theirs = torchattacks.PGD(model, eps=eps, alpha=step_size, steps=steps, random_start=False)
+        contenders["torchattacks"] = lambda: accuracy(theirs(inputs, t))
+    if installed("foolbox"):
+        import foolbox
+
+        wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
+        linf = foolbox.attacks.LinfPGD(abs_stepsize=step_size, steps=steps, random_start=False)
+        contenders["foolbox"] = lambda: accuracy(linf(wrapped, inputs, t, epsilons=eps)[1])
+    if installed("art"):
+        from art.attacks.evasion import ProjectedGradientDescentPyTorch
+        from art.estimators.classification import PyTorchClassifier
+
+        classifier = PyTorchClassifier(
+            model, loss=torch.nn.CrossEntropyLoss(), input_shape=(1, 28, 28), nb_classes=10, clip_values=(0.0, 1.0), device_type="cpu"
+        )
+        art = ProjectedGradientDescentPyTorch(classifier, eps=eps, eps_step=step_size, max_iter=steps, batch_size=200, verbose=False)
+        chw = inputs.contiguous().numpy()
+        contenders["ART"] = lambda: accuracy(torch.tensor(art.generate(chw, labels)))
+    return contenders
 
 
 GROUPS: dict[str, Callable[[], Group]] = {
@@ -227,19 +269,52 @@ GROUPS: dict[str, Callable[[], Group]] = {
 # --- timing -----------------------------------------------------------------------------------------------------------------------------------
 
 
-def timed(group: Group, rounds: int, least: float) -> tuple[dict[str, Timing], dict[str, Any]]:
-    """Contenders in turn, `rounds` times or until each has had `least` seconds, whichever is later; what each returned last."""
-    firsts, later, returned = {}, {name: list[float]() for name in group.contenders}, {}
-    for name, run in group.contenders.items():
-        started = time.perf_counter()
-        run()
-        firsts[name] = time.perf_counter() - started
+class Peers:
+    """The peers of a group in a process of their own, one call at a time. A context manager: leaving it ends the process."""
+
+    def __init__(self, make: Callable[..., dict[str, Callable[[], Any]]], arguments: tuple[Any, ...]):
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(theirs, make, arguments), daemon=True)
+
+    def __enter__(self) -> "Peers":
+        self.process.start()
+        self.names: list[str] = self.connection.recv()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.connection.send(None)
+        self.process.join()
+
+    def run(self, name: str) -> tuple[float, Any]:
+        """Seconds and what was returned."""
+        self.connection.send(name)
+        return self.connection.recv()
+
+
+def serve(connection: Any, make: Callable[..., dict[str, Callable[[], Any]]], arguments: tuple[Any, ...]) -> None:
+    """In the process of the peers: makes them, then runs the one that is asked for until none is."""
+    contenders = make(*arguments)
+    connection.send(list(contenders))
+    while (name := connection.recv()) is not None:
+        connection.send(clocked(contenders[name]))
+
+
+def clocked(run: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds and what was returned."""
+    started = time.perf_counter()
+    returned = run()
+    return time.perf_counter() - started, returned
+
+
+def timed(runs: dict[str, Callable[[], tuple[float, Any]]], rounds: int, least: float) -> tuple[dict[str, Timing], dict[str, Any]]:
+    """Contenders in turn, `rounds` times or until each has had `least` seconds, whichever is later; what each returned first."""
+    first = {name: run() for name, run in runs.items()}
+    later: dict[str, list[float]] = {name: [] for name in runs}
     while len(later[OURS]) < rounds or min(sum(times) for times in later.values()) < least:
-        for name, run in group.contenders.items():
-            started = time.perf_counter()
-            returned[name] = run()
-            later[name].append(time.perf_counter() - started)
-    return {name: Timing(firsts[name], later[name]) for name in group.contenders}, returned
+        for name, run in runs.items():
+            later[name].append(run()[0])
+    return {name: Timing(first[name][0], later[name]) for name in runs}, {name: returned for name, (_, returned) in first.items()}
 
 
 def result_of(name: str, rounds: int, least: float) -> dict[str, Any]:
@@ -249,7 +324,9 @@ def result_of(name: str, rounds: int, least: float) -> dict[str, Any]:
     group = GROUPS[name]()
     peak = floors.matmul_peak()
     load = os.getloadavg()[0]
-    timings, returned = timed(group, rounds, least)
+    with Peers(group.peers, group.arguments) as peers:
+        runs: dict[str, Callable[[], tuple[float, Any]]] = {OURS: functools.partial(clocked, group.ours)}
+        timings, returned = timed(runs | {name: functools.partial(peers.run, name) for name in peers.names}, rounds, least)
     ours = timings[OURS].median
     result: dict[str, Any] = {
         "name": name,

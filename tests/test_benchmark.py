@@ -1,5 +1,8 @@
 """The counts of operations, the order of the runs, and the peers that must do what we do."""
 
+import functools
+import os
+
 import jax
 import numpy as np
 import pytest
@@ -34,15 +37,31 @@ def test_the_papers_steps_have_the_known_counts(name, giga):
 
 def test_contenders_take_turns():
     order = []
-    group = benchmark.Group("t", {name: (lambda name=name: order.append(name) or name) for name in ("irob", "a", "b")})
-    timings, returned = benchmark.timed(group, rounds=3, least=0.0)
+
+    def run(name):
+        order.append(name)
+        return 0.5, name
+
+    timings, returned = benchmark.timed({name: functools.partial(run, name) for name in ("irob", "a", "b")}, rounds=3, least=0.0)
     assert order == ["irob", "a", "b"] * 4
     assert returned == {name: name for name in order}
-    assert [len(timing.later) for timing in timings.values()] == [3, 3, 3]
+    assert all(timing == benchmark.Timing(0.5, [0.5] * 3) for timing in timings.values())
 
 
-def test_the_check_of_equal_accuracies_can_fail(monkeypatch):
-    monkeypatch.setattr(benchmark, "installed", lambda *packages: False)
+def two_words(first):
+    return {"one": functools.partial(str.upper, first), "two": functools.partial(str.lower, first)}
+
+
+def test_peers_run_in_a_process_of_their_own():
+    with benchmark.Peers(two_words, ("aB",)) as peers:
+        assert peers.names == ["one", "two"]
+        seconds, returned = peers.run("two")
+        assert returned == "ab" and seconds >= 0
+        assert peers.process.pid != os.getpid()
+    assert peers.process.exitcode == 0
+
+
+def test_the_check_of_equal_accuracies_can_fail():
     group = benchmark.pgd_200()
     assert "irob 0.500" in group.check({"irob": 0.5, "other": 0.505})
     with pytest.raises(RuntimeError, match="do not do the same"):
