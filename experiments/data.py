@@ -363,25 +363,32 @@ def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(n).astype(np.int32)
 
 
-def training_batches(split: Split, batch_size: int, seed: int, step: int) -> Generator[Any]:
-    """Sharded (images, labels) of this and all following steps.
+def training_batches(split: Split, batch_size: int, seed: int, step: int, steps_at_once: int = 1) -> Generator[Any]:
+    """Sharded (images, labels) `[devices, steps at once, batch, ...]` of this and all following steps.
 
     Images in memory are copied to the devices once and gathered there; a stream is read two batches ahead in the background.
     """
     n = len(split.labels)
-    rows_to_come = (parallel.share(batch_indices(n, batch_size, seed, number)) for number in itertools.count(step))
+    rows_to_come = (
+        np.stack([parallel.share(batch_indices(n, batch_size, seed, first + i)) for i in range(steps_at_once)])
+        for first in itertools.count(step, steps_at_once)
+    )
     if isinstance(split, Images):
         resident = parallel.replicate((split.images, split.labels))
         gather = parallel.pmap(lambda arrays, rows: jax.tree.map(lambda a: a[rows], arrays))
         for rows in rows_to_come:
-            yield gather(resident, parallel.shard(rows))
+            yield gather(resident, parallel.shard(rows, axis=1))
     else:
+
+        def fetch(rows: np.ndarray) -> tuple[np.ndarray, ...]:
+            return tuple(array.reshape(*rows.shape, *array.shape[1:]) for array in split.fetch(rows.reshape(-1)))
+
         with concurrent.futures.ThreadPoolExecutor(1) as reader:
-            pending = [reader.submit(split.fetch, next(rows_to_come)) for _ in range(2)]
+            pending = [reader.submit(fetch, next(rows_to_come)) for _ in range(2)]
             try:
                 for rows in rows_to_come:
-                    yield parallel.shard(pending.pop(0).result())
-                    pending.append(reader.submit(split.fetch, rows))
+                    yield parallel.shard(pending.pop(0).result(), axis=1)
+                    pending.append(reader.submit(fetch, rows))
             finally:
                 for future in pending:
                     future.cancel()

@@ -15,6 +15,7 @@ from jax.experimental import multihost_utils
 from experiments.cli import UserError
 
 AXIS = "devices"
+CACHE = 2**20  # bytes of a level-2 cache
 
 
 def start(coordinator: str | None, num_processes: int, process_id: int) -> None:
@@ -87,6 +88,23 @@ def default_batch_size(image_shape: tuple[int, int, int], n: int) -> int:
     return max(1, -(-on_a_device // -(-max(1, on_a_device) // most)))
 
 
+def vmap_in_cache(function: Callable[..., Any], activation: int) -> Callable[..., Any]:
+    """`jax.vmap`; on CPU of so many examples at a time that their largest activation, of `activation` floats each, stays in the cache.
+
+    For loops whose examples do not depend on each other. The batch is cut into equal pieces.
+    """
+    whole = jax.vmap(function)
+    if jax.default_backend() != "cpu":
+        return whole
+
+    def in_pieces(*arrays: Any) -> Any:
+        n = len(arrays[0])
+        piece = max(size for size in range(1, n + 1) if n % size == 0 and (size == 1 or 4 * activation * size <= CACHE))
+        return whole(*arrays) if piece == n else jax.lax.map(lambda rows: function(*rows), arrays, batch_size=piece)
+
+    return in_pieces
+
+
 def pmap(function: Callable[..., Any], donate: Sequence[int] = ()) -> Callable[..., Any]:
     """`jax.pmap` over the axis that `mean` and `positions` refer to."""
     return jax.pmap(function, axis_name=AXIS, donate_argnums=tuple(donate))
@@ -117,10 +135,9 @@ def share(indices: np.ndarray) -> np.ndarray:
     return np.split(indices, jax.process_count())[jax.process_index()]
 
 
-def shard(tree: Any) -> Any:
-    """This process's rows of a batch, spread over its devices: `[n, ...] -> [devices, n / devices, ...]`."""
-    devices = jax.local_device_count()
-    return jax.tree.map(lambda leaf: leaf.reshape(devices, leaf.shape[0] // devices, *leaf.shape[1:]), tree)
+def shard(tree: Any, axis: int = 0) -> Any:
+    """This process's rows of a batch, along an axis, spread over its devices: `[..., n, ...] -> [devices, ..., n / devices, ...]`."""
+    return jax.tree.map(lambda leaf: np.stack(np.split(leaf, jax.local_device_count(), axis)), tree)
 
 
 def map_examples(

@@ -44,7 +44,7 @@ def from_workdir(workdir: str, step: str = "latest") -> Subject:
     """A checkpoint of a training: "latest", "best" or a step number."""
     with Checkpoints(workdir, read_only=True) as checkpoints:
         metadata = checkpoints.metadata(step)
-        config = ml_collections.ConfigDict(metadata["config"])
+        config = ml_collections.ConfigDict(common.completed(metadata["config"]))
         common.validate(config)
         network, _ = training.build(config)
         restored = checkpoints.restore(step, training.initial_state(config, network))

@@ -4,6 +4,7 @@ import collections
 import contextlib
 import fcntl
 import json
+import math
 import pathlib
 import sys
 import time
@@ -81,11 +82,11 @@ def initial_state(config: "ml_collections.ConfigDict", network: CAMNetwork) -> T
 
 
 def make_step(config: "ml_collections.ConfigDict", network: CAMNetwork, defense: Defense) -> Callable[..., tuple[TrainState, Totals]]:
-    """The pmapped step `(state, totals, images, labels) -> (state, totals)`; each device has its part of the batch."""
+    """The pmapped steps `(state, totals, images, labels) -> (state, totals)` on batches `[steps, batch, ...]`; each device has its part of each."""
     update = optimizer(config).update
 
     def attack(params: Params, x: Array, labels: Array, keys: Array, eps: Scalar) -> Array:
-        explain = network.attack_form(params)
+        explain = network.attack_form(params, dtype=config.attack.dtype)
         ball = BALLS[config.attack.norm](eps)
         step_sizes = constant_steps(config.attack.step_size, config.attack.num_steps)
 
@@ -93,7 +94,8 @@ def make_step(config: "ml_collections.ConfigDict", network: CAMNetwork, defense:
             assert defense.inner is not None
             return pgd(defense.inner(explain, x, label), ball, x, step_sizes=step_sizes, start=ball.random_point(key, x))
 
-        return jax.vmap(one)(x, labels, keys)
+        largest = max(math.prod(shape) for shape in network.layer_shapes())
+        return parallel.vmap_in_cache(one, largest)(x, labels, keys)
 
     def step(state: TrainState, totals: Totals, images: Array, labels: Array) -> tuple[TrainState, Totals]:
         x, eps = data.to_unit(images), eps_at(config, state.step)
@@ -115,7 +117,12 @@ def make_step(config: "ml_collections.ConfigDict", network: CAMNetwork, defense:
         bad = jnp.where((totals.first_bad == 0) & ~finite, state.step + 1, totals.first_bad)
         return TrainState(params, optimizer_state, state.step + 1, state.key), Totals(totals.loss + loss, totals.steps + 1, bad)
 
-    return parallel.pmap(step, donate=(0,))
+    def steps(state: TrainState, totals: Totals, images: Array, labels: Array) -> tuple[TrainState, Totals]:
+        if len(labels) == 1:  # gradients of kernels are slow inside loops on CPU
+            return step(state, totals, images[0], labels[0])
+        return jax.lax.scan(lambda carry, batch: (step(*carry, *batch), None), (state, totals), (images, labels))[0]
+
+    return parallel.pmap(steps, donate=(0,))
 
 
 def train(config: "ml_collections.ConfigDict", workdir: str, data_dir: str | None = None) -> TrainState:
@@ -135,7 +142,7 @@ def train(config: "ml_collections.ConfigDict", workdir: str, data_dir: str | Non
         state = initial_state(config, network)
         if checkpoints.steps():
             restored = checkpoints.restore("latest", state)
-            refuse_changes(workdir, restored.metadata["config"], provenance.plain(config))
+            refuse_changes(workdir, common.completed(restored.metadata["config"]), provenance.plain(config))
             refuse_changes(workdir, {"data": restored.metadata["data"]["sha256"]}, {"data": train_split.source["sha256"]})
             state = restored.state
         start = int(state.step)
@@ -144,11 +151,12 @@ def train(config: "ml_collections.ConfigDict", workdir: str, data_dir: str | Non
             return state
         with Log(directory, start, config) as log:
             step = make_step(config, network, defense)
-            batches = data.training_batches(train_split, config.batch_size, config.seed, start)
+            at_once = config.steps_per_dispatch
+            batches = data.training_batches(train_split, config.batch_size, config.seed, start, at_once)
             device_state, totals = parallel.replicate(state), parallel.replicate(no_totals())
-            for number in range(start + 1, config.num_steps + 1):
+            for number in range(start + at_once, config.num_steps + 1, at_once):
                 device_state, totals = step(device_state, totals, *next(batches))
-                log.advance(totals)
+                log.advance(totals, at_once)
                 saves = number % config.checkpoint_every == 0 or number == config.num_steps
                 if saves or number % config.log_every == 0:
                     log.training(number, check(parallel.first(totals), directory))
@@ -196,7 +204,7 @@ def claim(workdir: str, config: "ml_collections.ConfigDict") -> Iterator[pathlib
             lock = held.enter_context((directory / ".lock").open("w"))
             holds_a_run = (directory / "checkpoints").exists() or (directory / "metrics.jsonl").exists()  # asked before its config is
             if file.exists():
-                refuse_changes(workdir, json.loads(file.read_text()), wanted)
+                refuse_changes(workdir, common.completed(json.loads(file.read_text())), wanted)
             elif holds_a_run:
                 raise UserError(f"{workdir} holds checkpoints or logs but no config.json: use another --workdir")
             if parallel.is_first_process():
@@ -260,12 +268,12 @@ class Log:
             self.file.close()
             self.board.close()
 
-    def advance(self, totals: Totals) -> None:
-        """Moves the bar on; waits for the step before the last, so that the device is never idle and never far behind."""
+    def advance(self, totals: Totals, steps: int) -> None:
+        """Moves the bar on; waits for the call before the last, so that the device is never idle and never far behind."""
         self.under_way.append(totals)
         if len(self.under_way) > 2:
             jax.block_until_ready(self.under_way.popleft())
-        self.bar.update(1)
+        self.bar.update(steps)
 
     def training(self, step: int, loss: float) -> None:
         """The mean loss since the last line."""

@@ -17,6 +17,7 @@ from jaxtyping import Float, PyTree
 from irob.arrays import Array
 
 Kernel = Float[Array, "kh kw I O"]
+DENSE = 1.5  # products of the dense matrix over those of the convolution, up to which it pays
 Convolution = Callable[[Float[Array, "H W I"]], Float[Array, "h w O"]]
 
 
@@ -45,7 +46,7 @@ def _as_product(kernel: Kernel, stride: int, input_size: tuple[int, int], bias: 
         return None
     if stride > 1 and all(size % stride == 0 for size in (*input_size, *kernel.shape[:2])):
         return lambda x: strided_as_matmul(x, kernel, stride) + bias
-    if stride == 1 and min(kernel.shape[:2]) >= max(input_size):
+    if stride == 1 and input_size[0] * input_size[1] <= DENSE * kernel.shape[0] * kernel.shape[1]:
         matrix = as_matrix(kernel, input_size)
         return lambda x: (x.reshape(-1) @ matrix).reshape(*input_size, -1) + bias
     return None
@@ -83,26 +84,27 @@ def strided_as_matmul(x: Float[Array, "H W I"], kernel: Kernel, stride: int) -> 
 def as_matrix(kernel: Kernel, input_size: tuple[int, int]) -> Float[Array, "HWI hwO"]:
     """The matrix of the convolution with stride 1: row = input pixel and channel, column = output pixel and channel.
 
-    For a kernel as large as the map it has about as many products as the convolution itself, at the speed of a matrix product.
+    For a kernel about as large as the map it has few more products than the convolution itself, at the speed of a matrix product.
     """
     (height, width), (kh, kw, channels, outputs) = input_size, kernel.shape
-    rows, columns = _taps(height, kh), _taps(width, kw)
-    matrix = jnp.einsum("iou,jpv,uvcd->ijcopd", rows, columns, kernel)
+    rows, columns = _taps(height, kh, 1), _taps(width, kw, 1)
+    matrix = jnp.einsum("iou,jpv,uvcd->ijcopd", rows.astype(kernel.dtype), columns.astype(kernel.dtype), kernel)
     return matrix.reshape(height * width * channels, height * width * outputs)
 
 
-def _taps(size: int, width: int) -> Float[Array, "in out tap"]:
-    """1 where kernel tap u joins input i to output o along an axis, u = i - o + padding before; else 0."""
-    before, _ = same_padding(size, width, 1)
-    i, o, u = np.ogrid[:size, :size, :width]
-    return (u == i - o + before).astype(np.float32)
+def _taps(size: int, width: int, stride: int) -> Float[Array, "in out tap"]:
+    """1 where kernel tap u joins input i to output o along an axis, u = i - stride o + padding before; else 0."""
+    before, _ = same_padding(size, width, stride)
+    i, o, u = np.ogrid[:size, : -(-size // stride), :width]
+    return (u == i - stride * o + before).astype(np.float32)
 
 
 def mean_over_positions(kernel: Kernel, stride: int, input_size: tuple[int, int]) -> Float[Array, "H W I O"]:
     """The linear map V with `<x, V[..., o]>` = the mean over positions of output channel o, bias apart."""
-    zeros = jnp.zeros((*input_size, kernel.shape[2]), kernel.dtype)
-    rows = jax.jacrev(lambda x: jnp.mean(plain(x, kernel, stride), axis=(0, 1)))(zeros)
-    return jnp.moveaxis(rows, 0, -1)
+    rows, columns = (
+        np.mean(_taps(size, width, stride), axis=1).astype(kernel.dtype) for size, width in zip(input_size, kernel.shape[:2], strict=True)
+    )
+    return jnp.einsum("iu,jv,uvcd->ijcd", rows, columns, kernel)
 
 
 def input_gradient_only(x: Float[Array, "H W I"], kernel: Kernel, stride: int) -> Float[Array, "h w O"]:

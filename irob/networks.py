@@ -12,8 +12,10 @@ import functools
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from irob import convolutions
@@ -136,12 +138,18 @@ class CAMNetwork(nn.Module):
     @nn.nowrap
     def features_shape(self) -> tuple[int, int, int]:
         """(h, w, K) of the last feature map."""
-        (h, w), channels = self.input_shape[:2], self.input_shape[2]
+        return self.layer_shapes()[-1]
+
+    @nn.nowrap
+    def layer_shapes(self) -> list[tuple[int, int, int]]:
+        """(height, width, channels) of the output of each layer."""
+        shapes, (h, w, channels) = [], self.input_shape
         for layer in self.layers:
             step = layer.stride if isinstance(layer, Conv) else layer.width
             h, w = -(-h // step), -(-w // step)
             channels = layer.channels if isinstance(layer, Conv) else channels
-        return h, w, channels
+            shapes.append((h, w, channels))
+        return shapes
 
     @nn.nowrap
     def fold_head(self, params: Params, readout: Readout = READOUTS["cam"]) -> tuple["CAMNetwork", Params]:
@@ -161,15 +169,23 @@ class CAMNetwork(nn.Module):
         return folded, {**params, name: conv, "head": {"kernel": np.eye(maps, dtype=np.float32)}}
 
     @nn.nowrap
-    def attack_form(self, params: Params, readout: Readout = READOUTS["cam"]) -> Explain:
+    def attack_form(self, params: Params, readout: Readout = READOUTS["cam"], dtype: DTypeLike = jnp.float32) -> Explain:
         """`x -> (maps, logits)`, equal to `explain(params, x)`, made for the inside of an attack loop: head folded, convolutions prepared once.
 
         It has gradients with respect to x only, in reverse mode (use `explain` for forward mode). Call it outside of the loop.
 
+        Args:
+          readout: as in `explain`.
+          dtype: in which it computes; images, maps and logits are float32 outside. bfloat16 is for accelerators.
+
         Raises:
           ValueError: when differentiated with respect to params.
         """
-        return self._explainer(convolutions.constant(params), convolutions.loop_form, readout)
+        cast = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
+        explain = self._explainer(convolutions.constant(cast), convolutions.loop_form, readout)
+        if dtype == jnp.float32:
+            return explain
+        return lambda x: Explanation(*(part.astype(jnp.float32) for part in explain(x.astype(dtype))))
 
     @nn.nowrap
     def _explainer(self, params: Params, form: convolutions.Form, readout: Readout) -> Explain:

@@ -41,7 +41,7 @@ def test_a_step_is_the_attack_then_adam_on_the_outer_loss():
     split = data.load("digits", "train")
     images, labels = split.images[:8], split.labels[:8]
     step = training.make_step(config, network, defense)
-    new_state, totals = step(parallel.replicate(state), parallel.replicate(training.no_totals()), *parallel.shard((images, labels)))
+    new_state, totals = step(parallel.replicate(state), parallel.replicate(training.no_totals()), *parallel.shard((images[None], labels[None]), axis=1))
 
     x = images.astype(np.float32) / 255
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), 1)

@@ -22,6 +22,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
 
     config.num_steps = 70_200  # 200 epochs
     config.batch_size = 128  # over all devices
+    config.steps_per_dispatch = 1  # optimiser steps in one call of the devices; more may pay where a step takes them less than a call
     config.learning_rate = 1e-3  # Adam
     config.learning_rate_drops = (40_000, 60_000)  # after each of these steps the rate is divided by 10
 
@@ -31,6 +32,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.attack.norm = "linf"  # or "l2", "l1": eps and step_size are then lengths in that norm
     config.attack.num_steps = 10  # of each training step
     config.attack.step_size = 2 / 255  # pixels; constant while eps ramps up
+    config.attack.dtype = "float32"  # or "bfloat16", in which the network computes while attacked; for accelerators
 
     config.checkpoint_every = 1_000  # steps; validation comes with it
     config.log_every = 100  # steps

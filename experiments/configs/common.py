@@ -21,6 +21,7 @@ METHODS: Mapping[str, Mapping[str, float]] = {
 }
 NETWORKS = ("small", "pool", "wresnet")
 NORMS = ("linf", "l2", "l1")
+DTYPES = ("float32", "bfloat16")
 
 
 def method_and_size(variant: str) -> tuple[str, bool]:
@@ -77,11 +78,14 @@ def validate(config: ml_collections.ConfigDict, num_devices: int = 1) -> None:
     require(is_radius(config.eps, config.attack.norm), "eps", radius)
     require(all(is_radius(eps, config.attack.norm) for eps in config.evaluation.eps), "evaluation.eps", f"every eps {radius}")
     require(0 <= config.seed < 2**32, "seed", "must be in 0 .. 2^32 - 1")
-    for field in ("num_steps", "batch_size", "checkpoint_every", "log_every", "keep_last", "attack.num_steps", "validation.attack_steps"):
+    for field in ("num_steps", "batch_size", "steps_per_dispatch", "checkpoint_every", "log_every", "keep_last", "attack.num_steps", "validation.attack_steps"):
         value = config
         for part in field.split("."):
             value = value[part]
         require(value > 0, field, "must be positive")
+    for field in ("num_steps", "checkpoint_every", "log_every"):
+        require(config[field] % config.steps_per_dispatch == 0, field, f"must be divisible by steps_per_dispatch, {config.steps_per_dispatch}")
+    require(config.attack.dtype in DTYPES, "attack.dtype", f"choose one of {', '.join(DTYPES)}")
     require(math.isfinite(config.attack.step_size) and config.attack.step_size > 0, "attack.step_size", "must be positive and finite")
     require(math.isfinite(config.learning_rate) and config.learning_rate > 0, "learning_rate", "must be positive and finite")
     require(config.validation.num_examples > 0, "validation.num_examples", "must be positive")
@@ -94,6 +98,11 @@ def validate(config: ml_collections.ConfigDict, num_devices: int = 1) -> None:
         "batch_size",
         f"must be divisible by the number of devices, {num_devices}: {max(config.batch_size // num_devices, 1) * num_devices} would do",
     )
+
+
+def completed(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored config with the fields that are younger than it, at the values that it was trained with."""
+    return {"steps_per_dispatch": 1, **stored, "attack": {"dtype": "float32", **stored.get("attack", {})}}
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "config.") -> list[str]:

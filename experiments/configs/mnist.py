@@ -21,6 +21,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
 
     config.num_steps = 110_000  # 100 epochs
     config.batch_size = 50  # over all devices
+    config.steps_per_dispatch = 1  # optimiser steps in one call of the devices; more may pay where a step takes them less than a call
     config.learning_rate = 1e-4  # Adam
     config.learning_rate_drops = ()  # after each of these steps the rate is divided by 10
 
@@ -30,6 +31,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.attack.norm = "linf"  # or "l2", "l1": eps and step_size are then lengths in that norm
     config.attack.num_steps = 40  # of each training step
     config.attack.step_size = 0.01  # pixels; constant while eps ramps up
+    config.attack.dtype = "float32"  # or "bfloat16", in which the network computes while attacked; for accelerators
 
     config.checkpoint_every = 1_000  # steps; validation comes with it
     config.log_every = 100  # steps

@@ -22,6 +22,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
 
     config.num_steps = 140_000  # 35 epochs of the 257,000 training images in the nine groups
     config.batch_size = 64  # over all devices
+    config.steps_per_dispatch = 1  # optimiser steps in one call of the devices; more may pay where a step takes them less than a call
     config.learning_rate = 1e-3  # Adam
     config.learning_rate_drops = (8_000, 16_000)  # after each of these steps the rate is divided by 10
 
@@ -31,6 +32,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.attack.norm = "linf"  # or "l2", "l1": eps and step_size are then lengths in that norm
     config.attack.num_steps = 7  # of each training step
     config.attack.step_size = 0.001  # pixels; the authors' 0.1 is 33 eps, which only jumps between the corners of the ball
+    config.attack.dtype = "float32"  # or "bfloat16", in which the network computes while attacked; for accelerators
 
     config.checkpoint_every = 1_000  # steps; validation comes with it
     config.log_every = 100  # steps
