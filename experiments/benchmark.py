@@ -69,28 +69,54 @@ def installed(*packages: str) -> bool:
 
 # --- groups -----------------------------------------------------------------------------------------------------------------------------------
 
-# name -> network, image shape, batch, attack steps, eps, step size: the paper's schedules
+class Step(NamedTuple):
+    """What a training step is made of."""
+
+    network: str
+    image_shape: tuple[int, int, int]
+    batch: int
+    attack_steps: int
+    eps: float
+    step_size: float
+
+
+# The paper's schedules.
 STEPS = {
-    "mnist_small": ("small", (28, 28, 1), 50, 40, 0.3, 0.01),
-    "cifar_small": ("small", (32, 32, 3), 128, 10, 8 / 255, 2 / 255),
-    "cifar_wresnet": ("wresnet", (32, 32, 3), 128, 10, 8 / 255, 2 / 255),
+    "mnist_small": Step("small", (28, 28, 1), 50, 40, 0.3, 0.01),
+    "cifar_small": Step("small", (32, 32, 3), 128, 10, 8 / 255, 2 / 255),
+    "cifar_wresnet": Step("wresnet", (32, 32, 3), 128, 10, 8 / 255, 2 / 255),
 }
 
 
 def training_step(name: str, method: str) -> Group:
     """One optimiser step, data on the device."""
-    import jax
+    import irob
+    from experiments import floors
+
+    of = STEPS[name]
+    title = f"training step, {method}, {name.replace('_', ' ')}, batch {of.batch}, {of.attack_steps} attack steps"
+    cost = floors.training_step(irob.create(of.network, of.image_shape, 10), method, of.batch, of.attack_steps)
+    return Group(title, our_step(of, method), training_peers, (name, method, *batch_of(of)), cost)
+
+
+def batch_of(of: Step) -> "tuple[np.ndarray, np.ndarray]":
+    """Noise for images, and labels."""
     import numpy as np
 
-    import irob
-    from experiments import floors, parallel, training
-
-    architecture, shape, batch, steps, *_ = STEPS[name]
-    network = irob.create(architecture, shape, 10)
-    config = step_config(name, method)
     random = np.random.default_rng(0)
-    images = random.integers(0, 256, (batch, *shape), np.uint8)
-    labels = random.integers(0, 10, batch).astype(np.int32)
+    return random.integers(0, 256, (of.batch, *of.image_shape), np.uint8), random.integers(0, 10, of.batch).astype(np.int32)
+
+
+def our_step(of: Step, method: str) -> Callable[[], Any]:
+    """The step that `experiments.train` runs, on one batch that lies on the devices."""
+    import jax
+
+    import irob
+    from experiments import parallel, training
+
+    network = irob.create(of.network, of.image_shape, 10)
+    config = step_config(of, method)
+    images, labels = batch_of(of)
     step = training.make_step(config, network, irob.DEFENSES[method](**config.defense))
     state = parallel.replicate(training.initial_state(config, network))
     totals = parallel.replicate(training.no_totals())
@@ -101,9 +127,7 @@ def training_step(name: str, method: str) -> Group:
         held[:] = step(*held, *on_device)
         return jax.block_until_ready(held[1].loss)
 
-    title = f"training step, {method}, {name.replace('_', ' ')}, batch {batch}, {steps} attack steps"
-    cost = floors.training_step(network, method, batch, steps)
-    return Group(title, ours, training_peers, (name, method, images, labels), cost)
+    return ours
 
 
 def training_peers(name: str, method: str, images: "np.ndarray", labels: "np.ndarray") -> dict[str, Callable[[], Any]]:
@@ -116,15 +140,15 @@ def training_peers(name: str, method: str, images: "np.ndarray", labels: "np.nda
     import irob
     from experiments import peers
 
-    architecture, shape, _, steps, eps, step_size = STEPS[name]
-    network = irob.create(architecture, shape, 10)
+    of = STEPS[name]
+    network = irob.create(of.network, of.image_shape, 10)
     params = network.initial_params()
     x, t = peers.images(images / np.float32(255)), torch.tensor(labels.astype(np.int64))
     contenders: dict[str, Callable[[], Any]] = {}
     for label, folded in (("PyTorch", False), ("PyTorch, head folded", True)):
         if not folded or network.fold_head(params)[0] is not network:
             model = peers.TorchNetwork(network, params, folded)
-            step = peers.make_step(model, method, eps=eps, step_size=step_size, steps=steps, learning_rate=1e-4)
+            step = peers.make_step(model, method, eps=of.eps, step_size=of.step_size, steps=of.attack_steps, learning_rate=1e-4)
             contenders[label] = functools.partial(loss_of, step, x, t)
     return contenders
 
@@ -134,13 +158,13 @@ def loss_of(step: Callable[..., Any], *arguments: Any) -> float:
     return float(step(*arguments))
 
 
-def step_config(name: str, method: str) -> Any:
-    """The paper's config of a data set, at full eps from the first step."""
-    from experiments.configs import cifar10, mnist
+def step_config(of: Step, method: str) -> Any:
+    """A config of such steps, at full eps from the first one."""
+    from experiments.configs import mnist
 
-    config = (mnist if name.startswith("mnist") else cifar10).get_config(method)
-    config.network = STEPS[name][0]
-    config.eps_ramp = (0, 0)
+    config = mnist.get_config(method)
+    config.network, config.batch_size, config.eps, config.eps_ramp = of.network, of.batch, of.eps, (0, 0)
+    config.attack.num_steps, config.attack.step_size = of.attack_steps, of.step_size
     return config
 
 
@@ -258,10 +282,112 @@ def pgd_peers(params: "Params", x: "np.ndarray", labels: "np.ndarray") -> dict[s
     return contenders
 
 
+IG_POINTS = 100
+
+
+def explained(ours: str) -> Group:
+    """Maps of the label for 64 images: integrated gradients with 100 right points, or Grad-CAM."""
+    import jax
+    import numpy as np
+
+    import irob
+    from irob.losses import pick
+
+    network, params, x, labels = trained_on_digits()
+    x, labels = x[:64], labels[:64]
+
+    def integrated(explain: Any, x: Any, t: Any) -> Any:
+        score = lambda z: pick(explain(z).logits, t)  # noqa: E731
+        return irob.integrated_gradients(score, x, points=IG_POINTS, rule="right_riemann").attributions
+
+    def grad_cam(explain: Any, x: Any, t: Any) -> Any:
+        return pick(irob.complete(explain(x).maps), t)
+
+    one = {"ig": integrated, "grad_cam": grad_cam}[ours]
+
+    @jax.jit
+    def run(params: Any, x: Any, labels: Any) -> Any:
+        explain = network.attack_form(params)
+        return jax.vmap(lambda x, t: one(explain, x, t))(x, labels)
+
+    def check(found: dict[str, Any]) -> str:
+        largest = max(np.abs(maps - found[OURS]).max() / np.abs(found[OURS]).max() for maps in found.values())
+        if largest > 1e-4:
+            raise RuntimeError(f"the maps differ by {largest:.1e} of the largest value")
+        return f"all maps agree to {largest:.0e} of the largest value"
+
+    title = {"ig": f"integrated gradients, {IG_POINTS} points, 64 images, small network", "grad_cam": "Grad-CAM, 64 images, small network"}
+    return Group(title[ours], lambda: np.asarray(run(params, x, labels)), explaining_peers, (ours, params, x, labels), check=check)
+
+
+def explaining_peers(what: str, params: "Params", x: "np.ndarray", labels: "np.ndarray") -> dict[str, Callable[[], Any]]:
+    """The same maps by captum; integrated gradients with all points at once, and with one point of all images at a time."""
+    if not installed("torch", "captum"):
+        return {}
+    import numpy as np
+    import torch
+    from captum.attr import IntegratedGradients, LayerGradCam
+
+    import irob
+    from experiments import peers
+
+    model = peers.TorchNetwork(irob.create("small", (28, 28, 1), 10), params).requires_grad_(False).eval()
+    inputs, t = peers.images(x), torch.tensor(labels.astype(np.int64))
+    if what == "grad_cam":
+        cam = LayerGradCam(model, model.last)
+        return {"captum": lambda: cam.attribute(inputs.requires_grad_(True), target=t).detach().numpy()[:, 0]}
+    ig = IntegratedGradients(model)
+
+    def integrated(at_a_time: int | None) -> Any:
+        found = ig.attribute(inputs, target=t, n_steps=IG_POINTS, method="riemann_right", internal_batch_size=at_a_time)
+        return found.detach().permute(0, 2, 3, 1).numpy()
+
+    return {"captum": lambda: integrated(None), "captum, 64 at a time": lambda: integrated(len(x))}
+
+
+# --- how the cost grows -----------------------------------------------------------------------------------------------------------------------
+
+# The Int step of MNIST Small, and what is varied of it: heading -> (label, step, devices).
+BASE = STEPS["mnist_small"]
+SCALING: dict[str, list[tuple[str, Step, int]]] = {
+    "batch": [(str(n), BASE._replace(batch=n), 1) for n in (25, 50, 100, 200)],
+    "attack steps": [(str(n), BASE._replace(attack_steps=n), 1) for n in (10, 20, 40, 80)],
+    "image side": [(str(n), BASE._replace(image_shape=(n, n, 1)), 1) for n in (28, 56, 112)],
+    "devices": [(str(n), BASE, n) for n in (1, 2)],
+}
+
+
+def seconds_of(connection: Any, of: Step, rounds: int) -> None:
+    """Sends the median seconds of an Int step."""
+    step = our_step(of, "int")
+    step()
+    connection.send(sorted(clocked(step)[0] for _ in range(rounds))[rounds // 2])
+
+
+def scaling(rounds: int) -> dict[str, Any]:
+    """Times every variation in a process of its own, with as many fake devices as it asks for."""
+    context = multiprocessing.get_context("spawn")
+    rows = []
+    for what, variations in SCALING.items():
+        for label, of, devices in variations:
+            before = os.environ.get("XLA_FLAGS", "")
+            os.environ["XLA_FLAGS"] = f"{before} --xla_force_host_platform_device_count={devices}"
+            receiver, sender = context.Pipe(duplex=False)
+            process = context.Process(target=seconds_of, args=(sender, of, rounds), daemon=True)
+            process.start()
+            rows.append({"what": what, "value": label, "seconds": receiver.recv()})
+            process.join()
+            os.environ["XLA_FLAGS"] = before
+    return {"name": "scaling", "title": "Int step, MNIST Small, batch 50, 40 attack steps, one of these varied", "scaling": rows, "contenders": {}}
+
+
 GROUPS: dict[str, Callable[[], Group]] = {
     **{f"{name}_{method}": functools.partial(training_step, name, method) for name in STEPS for method in ("int", "adv", "normal")},
     "pgd": pgd_200,
+    "ig": functools.partial(explained, "ig"),
+    "grad_cam": functools.partial(explained, "grad_cam"),
 }
+NAMES = (*GROUPS, "scaling")
 
 
 # --- timing -----------------------------------------------------------------------------------------------------------------------------------
@@ -358,6 +484,10 @@ def result_of(name: str, rounds: int, least: float) -> dict[str, Any]:
 def lines_of(result: dict[str, Any]) -> Iterator[str]:
     """A group as text."""
     yield result["title"]
+    if "scaling" in result:
+        yield f"  {'':22}{'':>11}{'median ms':>11}"
+        yield from (f"  {row['what']:22}{row['value']:>11}{1e3 * row['seconds']:11.1f}" for row in result["scaling"])
+        return
     yield f"  {'':22}{'median ms':>11}{'min':>9}{'max':>9}{'first call':>12}{'x ours':>8}"
     for who, t in result["contenders"].items():
         yield f"  {who:22}{1e3 * t['median']:11.2f}{1e3 * t['min']:9.2f}{1e3 * t['max']:9.2f}{1e3 * t['first']:12.0f}{t['ratio']:8.2f}"
@@ -392,16 +522,16 @@ def main() -> None:
     from experiments import data, parallel, provenance
 
     flag = flags.FLAGS
-    names = flag.only or list(GROUPS)
+    names = flag.only or NAMES
     for name in names:
-        if name not in GROUPS:
-            raise UserError(f"--only: there is no group {name!r}: choose from {', '.join(GROUPS)}")
+        if name not in NAMES:
+            raise UserError(f"--only: there is no group {name!r}: choose from {', '.join(NAMES)}")
     if flag.rounds < 1:
         raise UserError(f"--rounds={flag.rounds} must be positive")
     print(f"{parallel.in_words()}, {os.cpu_count()} cores, {platform.processor() or platform.machine()}, load {os.getloadavg()[0]:.2f}")
     found = []
     for name in names:
-        found.append(result_of(name, flag.rounds, flag.least))
+        found.append(scaling(flag.rounds) if name == "scaling" else result_of(name, flag.rounds, flag.least))
         print("\n" + "\n".join(lines_of(found[-1])), flush=True)
     if flag.out:
         whole = {

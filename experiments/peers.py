@@ -23,7 +23,7 @@ class TorchNetwork(nn.Module):
         super().__init__()
         if folded:
             network, params = network.fold_head(params)
-        self.network = network
+        self.network, self.last = network, nn.Identity()  # a module for those who hook into the last feature map
         self.kernels, self.biases = nn.ParameterList(), nn.ParameterList()
         for i in range(len(params) - 1):
             conv = params[f"conv_{i}"]
@@ -50,7 +50,7 @@ class TorchNetwork(nn.Module):
                 h, top, left = functional.pad(h, (left, right, top, bottom)), 0, 0
             out = functional.conv2d(h, kernel, bias, layer.stride, (top, left))
             outputs.append(out + fit(outputs[-2], out.shape) if layer.shortcut else out)
-        return outputs[-1]
+        return self.last(outputs[-1])
 
     def maps(self, x: Tensor) -> Tensor:
         """Class activation maps `[n, C, h, w]`."""

@@ -1,7 +1,8 @@
 """Interpretability-aware robustness in JAX: pure functions of one example, lifted to batches with `jax.vmap`.
 
     networks       create, SmallCNN, PoolCNN, WResNet, CAMNetwork of Conv and MaxPool: x -> class activation maps and logits
-    maps           cam, grad_cam, grad_cam_plus_plus, complete; READOUTS, the maps that are linear in the last feature map
+    maps           cam, grad_cam, grad_cam_plus_plus, complete; READOUTS, the maps that are linear in the last feature map; on pixels
+                   saliency, gradient_x_input, integrated_gradients, expected_gradients, smooth_grad; heatmap for display
     losses         cross_entropy, kl_divergence, margin, dlr
     discrepancy    discrepancy; class weights one_class, two_class, all_class, top_k_classes, soft_two_class, normalised; top_k_pixels,
                    top_k_overlap; proposition_1_gap; kendall_tau, pearson
@@ -52,7 +53,21 @@ from irob.discrepancy import (
 )
 from irob.inversion import activation, invert
 from irob.losses import cross_entropy, dlr, kl_divergence, margin
-from irob.maps import READOUTS, cam, complete, grad_cam, grad_cam_plus_plus
+from irob.maps import (
+    READOUTS,
+    RULES,
+    Integrated,
+    cam,
+    complete,
+    expected_gradients,
+    grad_cam,
+    grad_cam_plus_plus,
+    gradient_x_input,
+    heatmap,
+    integrated_gradients,
+    saliency,
+    smooth_grad,
+)
 from irob.metrics import Proportion, mean_with_error, robust_accuracy, wilson_interval, worst_case
 from irob.networks import NETWORKS, CAMNetwork, Conv, MaxPool, PoolCNN, SmallCNN, WResNet, create
 
@@ -65,6 +80,7 @@ __all__ = [
     "NETWORKS",
     "NORMS",
     "READOUTS",
+    "RULES",
     "AttackResult",
     "Ball",
     "Bisection",
@@ -75,6 +91,7 @@ __all__ = [
     "Defense",
     "Explain",
     "Explanation",
+    "Integrated",
     "LInf",
     "MaxPool",
     "Minimal",
@@ -100,9 +117,13 @@ __all__ = [
     "decaying_steps",
     "discrepancy",
     "dlr",
+    "expected_gradients",
     "from_terms",
     "grad_cam",
     "grad_cam_plus_plus",
+    "gradient_x_input",
+    "heatmap",
+    "integrated_gradients",
     "interpretation_change",
     "invert",
     "isa",
@@ -120,9 +141,11 @@ __all__ = [
     "prediction_change",
     "proposition_1_gap",
     "robust_accuracy",
+    "saliency",
     "scaled",
     "smallest_discrepancy",
     "smallest_eps",
+    "smooth_grad",
     "soft_two_class",
     "top_k_classes",
     "top_k_overlap",

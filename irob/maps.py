@@ -7,15 +7,27 @@ Maps that are linear in the last feature map A, `M = A V`, differ only in the ma
     representation         V = 1                          maps [h, w, K], A itself
 
 Grad-CAM of such a network is its class activation map over h w, that is the `complete` one.
+
+Maps on the pixels of the image are gradients of a score, any function `x -> scalar`, for instance `lambda x: explain(x).logits[c]`:
+
+    saliency              d score / d x
+    gradient_x_input      x * d score / d x
+    integrated_gradients  (x - x0) * mean of the gradient over the path from the baseline x0 to x
+    expected_gradients    the same over random baselines and random points of the path
+    smooth_grad           mean of the gradient over noisy copies of x
+
+They are signed `[H, W, c]`; what a picture shows of them is `heatmap`.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
-from irob.arrays import Array, Features, Logits, Maps
+from irob.arrays import Array, Features, Image, Logits, Maps, PRNGKey, Scalar
 
 Head = Float[Array, "K C"]
 Readout = Callable[[Head], Float[Array, "K maps"]]
@@ -89,3 +101,139 @@ def complete(maps: Maps) -> Maps:
       maps: class activation maps `[h, w, C]`, whose means are the logits.
     """
     return maps / jnp.float32(maps.shape[0] * maps.shape[1])
+
+
+# --- maps on the pixels: gradients of a score ---------------------------------------------------------------------------------------------------
+
+Score = Callable[[Image], Scalar]
+Attribution = Float[Array, "H W c"]
+
+
+def saliency(score: Score, x: Image) -> Attribution:
+    """`d score / d x`, signed (Simonyan et al. 2014, https://arxiv.org/abs/1312.6034, sec. 3, who show its size).
+
+    >>> saliency(lambda z: jnp.sum(z**2), jnp.full((1, 2, 1), 0.5)).ravel().tolist()
+    [1.0, 1.0]
+    """
+    return jax.grad(score)(x)
+
+
+def gradient_x_input(score: Score, x: Image) -> Attribution:
+    """`x * d score / d x` (Shrikumar et al. 2016, https://arxiv.org/abs/1605.01713). Complete for scores that are linear without a constant."""
+    return x * jax.grad(score)(x)
+
+
+class Integrated(NamedTuple):
+    """attributions: `[H, W, c]`, signed. gap: `score(x) - mean of score(x0) - sum of attributions`, which completeness says is 0."""
+
+    attributions: Attribution
+    gap: Scalar
+
+
+def gauss_legendre(points: int) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights of the Gauss-Legendre rule on [0, 1], exact for polynomials of degree 2 points - 1."""
+    nodes, weights = np.polynomial.legendre.leggauss(points)
+    return (nodes + 1.0) / 2.0, weights / 2.0
+
+
+def right_riemann(points: int) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes k / n, k = 1..n, of weight 1 / n: the rule of the interpretability paper's authors (n = 100)."""
+    return np.arange(1, points + 1) / points, np.full(points, 1.0 / points)
+
+
+RULES: dict[str, Callable[[int], tuple[np.ndarray, np.ndarray]]] = {"gauss_legendre": gauss_legendre, "right_riemann": right_riemann}
+
+
+def integrated_gradients(
+    score: Score, x: Image, baselines: Float[Array, "n H W c"] | None = None, *, points: int = 50, rule: str = "gauss_legendre", chunk: int = 1
+) -> Integrated:
+    """Integrated gradients, averaged over baselines:
+
+        (x - x0) * integral over a in [0, 1] of  d score / d z  at  z = x0 + a (x - x0)
+
+    Sundararajan et al. 2017, https://arxiv.org/abs/1703.01365, eq. 1. They satisfy completeness, as far as the rule integrates: see `gap`.
+
+    Args:
+      score: `x -> scalar`.
+      x: the image.
+      baselines: x0, `[n, H, W, c]`; None is the black image.
+      points: of the rule, for each baseline.
+      rule: a key of `RULES`.
+      chunk: points that are computed at a time; memory does not grow with the others.
+
+    Raises:
+      ValueError: for an unknown rule, no point, or a chunk that does not divide `points`.
+
+    >>> found = integrated_gradients(lambda z: jnp.sum(z**3), jnp.full((1, 2, 1), 0.5), points=2)
+    >>> [round(float(v), 4) for v in found.attributions.ravel()], abs(float(found.gap)) < 1e-6
+    ([0.125, 0.125], True)
+    """
+    if rule not in RULES:
+        raise ValueError(f"unknown rule {rule!r}: choose one of {sorted(RULES)}")
+    if points < 1 or chunk < 1 or points % chunk:
+        raise ValueError(f"points must be positive and chunk divide it, got points {points} and chunk {chunk}")
+    nodes, weights = (values.astype(np.float32).reshape(-1, chunk) for values in RULES[rule](points))
+    baselines = jnp.zeros((1, *x.shape), x.dtype) if baselines is None else jnp.asarray(baselines)
+
+    def along_path(baseline: Image) -> Array:
+        def add(total: Array, some: tuple[Array, Array]) -> tuple[Array, None]:
+            gradients = jax.vmap(lambda a: jax.grad(score)(baseline + a * (x - baseline)))(some[0])
+            return total + jnp.tensordot(some[1], gradients, axes=1), None
+
+        return (x - baseline) * jax.lax.scan(add, jnp.zeros_like(x), (nodes, weights))[0]
+
+    attributions = jnp.mean(jax.lax.map(along_path, baselines), axis=0)
+    return Integrated(attributions, score(x) - jnp.mean(jax.lax.map(score, baselines)) - jnp.sum(attributions))
+
+
+def expected_gradients(
+    score: Score, x: Image, key: PRNGKey, references: Float[Array, "n H W c"], *, samples: int = 64, chunk: int = 1
+) -> Attribution:
+    """Integrated gradients in expectation: `(x - x0) * d score / d z` at `z = x0 + a (x - x0)`, mean over random references x0 and a in [0, 1].
+
+    Erion et al. 2021, https://arxiv.org/abs/1906.10670, eq. 4. Complete in expectation: they sum to score(x) - mean of score(x0).
+
+    Args:
+      score, x: as in `integrated_gradients`.
+      key: of the draws.
+      references: `[n, H, W, c]`, e.g. training images.
+      samples, chunk: draws, and how many of them are computed at a time.
+
+    Raises:
+      ValueError: if there is no sample, or the chunk does not divide them.
+    """
+
+    def one(key: PRNGKey) -> Array:
+        which, where = jax.random.split(key)
+        baseline = jnp.asarray(references)[jax.random.randint(which, (), 0, len(references))]
+        return (x - baseline) * jax.grad(score)(baseline + jax.random.uniform(where, dtype=x.dtype) * (x - baseline))
+
+    return _mean_over_draws(one, key, x, samples, chunk)
+
+
+def smooth_grad(score: Score, x: Image, key: PRNGKey, *, sigma: float = 0.15, samples: int = 50, chunk: int = 1) -> Attribution:
+    """The gradient's mean over Gaussian noise: `E d score / d x at x + sigma N(0, 1)`.
+
+    Smilkov et al. 2017, https://arxiv.org/abs/1706.03825, sec. 3 (10 to 20% noise, 50 samples). The noise may leave [0, 1].
+
+    Args:
+      sigma: standard deviation on pixels in [0, 1].
+      score, x, key, samples, chunk: as in `expected_gradients`, which says what is raised.
+    """
+    return _mean_over_draws(lambda key: jax.grad(score)(x + sigma * jax.random.normal(key, x.shape, x.dtype)), key, x, samples, chunk)
+
+
+def _mean_over_draws(one: Callable[[PRNGKey], Array], key: PRNGKey, x: Image, samples: int, chunk: int) -> Array:
+    if samples < 1 or chunk < 1 or samples % chunk:
+        raise ValueError(f"samples must be positive and chunk divide it, got samples {samples} and chunk {chunk}")
+    keys = jax.random.split(key, (samples // chunk, chunk))
+    total, _ = jax.lax.scan(lambda total, some: (total + jnp.sum(jax.vmap(one)(some), axis=0), None), jnp.zeros_like(x), keys)
+    return total / samples
+
+
+def heatmap(attributions: Float[Array, "h w c"], size: tuple[int, int] | None = None) -> Float[Array, "H W"]:
+    """For display: summed over colours, resized bilinearly to `size`, divided by the largest absolute value, so in [-1, 1]; 0 stays 0."""
+    flat = jnp.sum(attributions, axis=-1)
+    resized = flat if size is None else jax.image.resize(flat, size, "bilinear")
+    largest = jnp.max(jnp.abs(resized))
+    return resized / jnp.where(largest > 0.0, largest, 1.0)

@@ -56,6 +56,9 @@ WRESNET = (
 )
 
 
+ACTIVATIONS = {"relu": nn.relu, "softplus": nn.softplus}
+
+
 class CAMNetwork(nn.Module):
     """A table of layers with a class-activation-map head.
 
@@ -65,11 +68,14 @@ class CAMNetwork(nn.Module):
       layers: the table.
       input_shape: (H, W, c) of the images.
       num_classes: C.
+      activation: a key of `ACTIVATIONS`. "softplus" has the second derivatives that attacks on gradients need, of a network that is another one:
+        `network.clone(activation="softplus")` takes the same parameters.
     """
 
     layers: tuple[Layer, ...]
     input_shape: tuple[int, int, int]
     num_classes: int
+    activation: str = "relu"
 
     def setup(self) -> None:
         self.convs = [
@@ -93,7 +99,7 @@ class CAMNetwork(nn.Module):
 
     def trunk(self, x: Image) -> Features:
         """The last feature map (linen's calling convention; see `features`)."""
-        return _run(self.layers, self.convs, x)
+        return _run(self.layers, self.convs, x, ACTIVATIONS[self.activation])
 
     @nn.nowrap
     def initial_params(self, seed: int = 99) -> Params:
@@ -196,6 +202,7 @@ class CAMNetwork(nn.Module):
         """
         head = params["head"]["kernel"]
         network, folded = self.fold_head(params, readout)
+        act = ACTIVATIONS[self.activation]
         convs: list[convolutions.Convolution] = []
         size = network.input_shape[:2]
         for layer in network.layers:
@@ -206,7 +213,7 @@ class CAMNetwork(nn.Module):
             before, size = size, (-(-size[0] // step), -(-size[1] // step))
 
         def ending_in_features(x: Image) -> Explanation:
-            features = _run(network.layers, convs, self._checked(x))
+            features = _run(network.layers, convs, self._checked(x), act)
             return Explanation(cam(features, readout(head)), jnp.mean(features, axis=(0, 1)) @ head)
 
         if network is self:
@@ -216,7 +223,7 @@ class CAMNetwork(nn.Module):
         reading = convolutions.mean_over_positions(kernel, layer.stride, before)
 
         def ending_in_convolution(x: Image) -> Explanation:
-            h = nn.relu(_run(network.layers[:-1], convs[:-1], self._checked(x)))
+            h = act(_run(network.layers[:-1], convs[:-1], self._checked(x), act))
             # Over channels first, then over positions: one long sum would round five times worse.
             logits = jnp.sum(jnp.einsum("hwi,hwic->hwc", h, reading), axis=(0, 1)) + bias
             return Explanation(convs[-1](h), logits)
@@ -236,15 +243,15 @@ def _convs(layers: Sequence[Layer]) -> list[Conv]:
     return [layer for layer in layers if isinstance(layer, Conv)]
 
 
-def _run(layers: Sequence[Layer], convs: Sequence[Callable[[Array], Array]], x: Image) -> Array:
-    """The last feature map, given each convolution as a function."""
+def _run(layers: Sequence[Layer], convs: Sequence[Callable[[Array], Array]], x: Image, act: Callable[[Array], Array]) -> Array:
+    """The last feature map, given each convolution as a function, and the activation."""
     outputs, remaining = [x], iter(convs)
     for layer in layers:
         h = outputs[-1]
         if isinstance(layer, MaxPool):
             outputs.append(_max_pool(h, layer.width))
             continue
-        out = next(remaining)(h if len(outputs) == 1 else nn.relu(h))
+        out = next(remaining)(h if len(outputs) == 1 else act(h))
         outputs.append(out + _fit(outputs[-2], out.shape) if layer.shortcut else out)
     return outputs[-1]
 

@@ -30,8 +30,8 @@ def test_a_network_that_ends_otherwise_pays_for_its_head():
 
 @pytest.mark.parametrize(("name", "giga"), [("mnist_small", 10.5), ("cifar_small", 11.9), ("cifar_wresnet", 476.0)])
 def test_the_papers_steps_have_the_known_counts(name, giga):
-    architecture, shape, batch, steps, *_ = benchmark.STEPS[name]
-    cost = floors.training_step(irob.create(architecture, shape, 10), "int", batch, steps)
+    of = benchmark.STEPS[name]
+    cost = floors.training_step(irob.create(of.network, of.image_shape, 10), "int", of.batch, of.attack_steps)
     assert cost.operations / 1e9 == pytest.approx(giga, rel=0.1)
 
 
