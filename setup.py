@@ -29,6 +29,7 @@ setup(
         # experiments
         "absl-py>=2.1",
         "array_record>=0.8",  # the random-access file format, read through tfds
+        "filelock>=3.12",  # jax needs it to keep compiled programs within a size, and does not say so
         "importlib_resources>=6.4",  # tfds needs it to open array_record directories, and does not say so
         "jinja2>=3.1",
         "matplotlib>=3.9",

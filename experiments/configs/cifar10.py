@@ -13,7 +13,7 @@ from experiments.configs import common
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """variant: METHOD or METHOD,tiny."""
-    method, tiny = common.method_and_size(variant)
+    method, switches = common.method_and_switches(variant)
     config = ml_collections.ConfigDict()
     config.dataset = "cifar10"  # a key of data.DATASETS
     config.network = "small"  # or "wresnet"
@@ -43,4 +43,4 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
 
     config.evaluation = ml_collections.ConfigDict()
     config.evaluation.eps = (0.0, 2 / 255, 4 / 255, 6 / 255, 8 / 255, 9 / 255, 10 / 255)  # the evaluation's ladder
-    return common.finish(config, tiny)
+    return common.finish(config, switches)

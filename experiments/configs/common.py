@@ -24,20 +24,23 @@ NORMS = ("linf", "l2", "l1")
 DTYPES = ("float32", "bfloat16")
 
 
-def method_and_size(variant: str) -> tuple[str, bool]:
-    """Parses `METHOD` or `METHOD,tiny`, the part of --config behind the colon."""
+def method_and_switches(variant: str, *own: str) -> tuple[str, set[str]]:
+    """Parses `METHOD[,SWITCH...]`, the part of --config behind the colon; the switches are `tiny` and a config's own."""
     method, *switches = (variant or "int").split(",")
     if method not in METHODS:
         raise UserError(f"unknown method {method!r}: choose one of {', '.join(METHODS)}")
-    if unknown := set(switches) - {"tiny"}:
-        raise UserError(f"unknown switch {sorted(unknown)[0]!r} in the config variant: the only one is 'tiny', as in :int,tiny")
-    return method, "tiny" in switches
+    known = {"tiny", *own}
+    if unknown := set(switches) - known:
+        raise UserError(
+            f"unknown switch {sorted(unknown)[0]!r} in the config variant: there is {', '.join(sorted(known))}, as in :int,tiny"
+        )
+    return method, set(switches)
 
 
-def finish(config: ml_collections.ConfigDict, tiny: bool) -> ml_collections.ConfigDict:
+def finish(config: ml_collections.ConfigDict, switches: set[str]) -> ml_collections.ConfigDict:
     """Adds the method's options; under `tiny` shrinks the run to a few seconds, to see that everything works."""
     config.defense = ml_collections.ConfigDict(METHODS[config.method])  # the method's own options
-    if tiny:
+    if "tiny" in switches:
         config.num_steps = 8
         config.batch_size = 8
         config.eps_ramp = (2, 4)

@@ -12,7 +12,7 @@ from experiments.configs import common
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """variant: METHOD or METHOD,tiny."""
-    method, tiny = common.method_and_size(variant)
+    method, switches = common.method_and_switches(variant)
     config = ml_collections.ConfigDict()
     config.dataset = "digits"  # a key of data.DATASETS
     config.network = "small"  # or "pool"
@@ -42,4 +42,4 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
 
     config.evaluation = ml_collections.ConfigDict()
     config.evaluation.eps = (0.0, 0.05, 0.1, 0.15, 0.2)  # the evaluation's ladder
-    return common.finish(config, tiny)
+    return common.finish(config, switches)
