@@ -69,6 +69,7 @@ def installed(*packages: str) -> bool:
 
 # --- groups -----------------------------------------------------------------------------------------------------------------------------------
 
+
 class Step(NamedTuple):
     """What a training step is made of."""
 
@@ -378,7 +379,12 @@ def scaling(rounds: int) -> dict[str, Any]:
             rows.append({"what": what, "value": label, "seconds": receiver.recv()})
             process.join()
             os.environ["XLA_FLAGS"] = before
-    return {"name": "scaling", "title": "Int step, MNIST Small, batch 50, 40 attack steps, one of these varied", "scaling": rows, "contenders": {}}
+    return {
+        "name": "scaling",
+        "title": "Int step, MNIST Small, batch 50, 40 attack steps, one of these varied",
+        "scaling": rows,
+        "contenders": {},
+    }
 
 
 GROUPS: dict[str, Callable[[], Group]] = {

@@ -16,15 +16,31 @@ of the label (t = label, f = logits, M = raw class activation maps, CE = cross-e
     int2           CE(x')                CE(x) + lambda R
     int2_adv       CE(x')                CE(x') + lambda R
 
+and of terms that differentiate on the way from x to x', z_k = x + k/n (x' - x), k = 1..n:
+
+    G   = || (x' - x) * mean_k d CE(z_k) / d z ||_1                    the integrated gradients of the loss
+    R_G = ||a_t||_1 + sum_{i != t} w_i ||a_i||_1,    a_c = (x' - x) * mean_k d f_c(z_k) / d z
+
+    ig_norm        lambda G              CE(x) + lambda G
+    ig_sum_norm    CE(x') + lambda G     CE(x') + lambda G
+    int_ig         lambda R_G            CE(x) + lambda R_G
+    int_ig_adv     CE(x') + lambda R_G   CE(x') + lambda R_G
+    gradient_norm  (no attack)           CE(x) + lambda ||d CE(x) / dx||_2^2
+
 Boopathy et al. 2020 (https://arxiv.org/abs/2006.14748), in the form that the authors trained: raw sums over positions, no factor 1/2,
 gradient through the softmax weights, lambda = 0.01. On the paper's scale (complete maps, halved terms) that weight is 0.02 h w.
+G is that of Chen et al. 2019 (https://arxiv.org/abs/1905.09957); the authors' code differentiates the mean loss of a batch of N, so theirs is
+lambda = 1 / N here. Its "Int-IG" is not class-wise: on grey images it computes ig_norm (ig_sum_norm) with lambda = 0.02 / N.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from irob.arrays import Explain, Explanation, Image, Label, Objective, Scalar
-from irob.discrepancy import discrepancy, one_class, soft_two_class
+import jax
+import jax.numpy as jnp
+
+from irob.arrays import Array, Explain, Explanation, Image, Label, Objective, Scalar
+from irob.discrepancy import discrepancy, l1_norm, one_class, soft_two_class
 from irob.losses import cross_entropy, kl_divergence
 
 Term = Callable[[Explanation, Explanation, Label], Scalar]
@@ -135,6 +151,86 @@ def int2_adv(weight: float = 0.01) -> Defense:
     return from_terms(adversarial_loss, total(adversarial_loss, scaled(weight, interpretation_change)))
 
 
+PathTerm = Callable[[Explain, Image, Image, Label], Scalar]
+
+
+def path_attributions(function: Callable[[Image], Any], x: Image, x_adv: Image, points: int) -> Array:
+    """`(x' - x) * mean_k d function(z_k) / d z` with `z_k = x + k/n (x' - x)`, k = 1..n: `[..., H, W, c]` for a function to `[...]`.
+
+    All points at once: inside of a scan, gradients in parameters would be slow on CPU.
+    """
+    on_path = jnp.arange(1, points + 1, dtype=x.dtype) / points
+    gradients = jax.vmap(lambda a: jax.jacrev(function)(x + a * (x_adv - x)))(on_path)
+    return (x_adv - x) * jnp.mean(gradients, axis=0)
+
+
+def loss_attribution(points: int) -> PathTerm:
+    """G, with n = points."""
+
+    def term(explain: Explain, x: Image, x_adv: Image, label: Label) -> Scalar:
+        return jnp.sum(l1_norm(path_attributions(lambda z: cross_entropy(explain(z).logits, label), x, x_adv, points)))
+
+    return term
+
+
+def class_attribution_change(points: int) -> PathTerm:
+    """R_G, with n = points. It takes a gradient for each class."""
+
+    def term(explain: Explain, x: Image, x_adv: Image, label: Label) -> Scalar:
+        by_class = jax.vmap(l1_norm)(path_attributions(lambda z: explain(z).logits, x, x_adv, points))
+        return jnp.sum(soft_two_class(explain(x_adv).logits, label) * jnp.sum(by_class, axis=-1))
+
+    return term
+
+
+def along_the_path(weight: float, term: PathTerm, adversarial: bool) -> Defense:
+    """A defense from a term on the path: the attack ascends and training descends `weight * term`, added to CE(x') in both if `adversarial`, else
+    to CE(x) in training.
+    """
+
+    def inner(explain: Explain, x: Image, label: Label) -> Objective:
+        def objective(x_adv: Image) -> Scalar:
+            change = weight * term(explain, x, x_adv, label)
+            return change + cross_entropy(explain(x_adv).logits, label) if adversarial else change
+
+        return objective
+
+    def outer(explain: Explain, x: Image, x_adv: Image, label: Label) -> Scalar:
+        return cross_entropy(explain(x_adv if adversarial else x).logits, label) + weight * term(explain, x, x_adv, label)
+
+    return Defense(inner, outer)
+
+
+def ig_norm(weight: float = 1.0, points: int = 5) -> Defense:
+    """IG-NORM (Chen et al. 2019, https://arxiv.org/abs/1905.09957, with the 5 points of the interpretability paper)."""
+    return along_the_path(weight, loss_attribution(points), adversarial=False)
+
+
+def ig_sum_norm(weight: float = 1.0, points: int = 5) -> Defense:
+    """IG-SUM-NORM (Chen et al. 2019, https://arxiv.org/abs/1905.09957)."""
+    return along_the_path(weight, loss_attribution(points), adversarial=True)
+
+
+def int_ig(weight: float = 0.01, points: int = 5) -> Defense:
+    """Robust interpretation by integrated gradients, class by class, as the interpretability paper means it."""
+    return along_the_path(weight, class_attribution_change(points), adversarial=False)
+
+
+def int_ig_adv(weight: float = 0.01, points: int = 5) -> Defense:
+    """The same and adversarial training, one attack on their sum."""
+    return along_the_path(weight, class_attribution_change(points), adversarial=True)
+
+
+def gradient_norm(weight: float = 1.0) -> Defense:
+    """Input-gradient regularisation (Ross & Doshi-Velez 2018, https://arxiv.org/abs/1711.09404, eq. 4, their penalty on the loss's gradient)."""
+
+    def outer(explain: Explain, x: Image, x_adv: Image, label: Label) -> Scalar:
+        loss, gradient = jax.value_and_grad(lambda z: cross_entropy(explain(z).logits, label))(x)
+        return loss + weight * jnp.sum(gradient**2)
+
+    return Defense(None, outer)
+
+
 DEFENSES: dict[str, Callable[..., Defense]] = {
     "normal": normal,
     "adv": adv,
@@ -144,4 +240,9 @@ DEFENSES: dict[str, Callable[..., Defense]] = {
     "int_adv": int_adv,
     "int2": int2,
     "int2_adv": int2_adv,
+    "ig_norm": ig_norm,
+    "ig_sum_norm": ig_sum_norm,
+    "int_ig": int_ig,
+    "int_ig_adv": int_ig_adv,
+    "gradient_norm": gradient_norm,
 }

@@ -20,7 +20,7 @@ They are signed `[H, W, c]`; what a picture shows of them is `heatmap`.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -145,7 +145,13 @@ RULES: dict[str, Callable[[int], tuple[np.ndarray, np.ndarray]]] = {"gauss_legen
 
 
 def integrated_gradients(
-    score: Score, x: Image, baselines: Float[Array, "n H W c"] | None = None, *, points: int = 50, rule: str = "gauss_legendre", chunk: int = 1
+    score: Score,
+    x: Image,
+    baselines: Float[Array, "n H W c"] | None = None,
+    *,
+    points: int = 50,
+    rule: str = "gauss_legendre",
+    chunk: int = 1,
 ) -> Integrated:
     """Integrated gradients, averaged over baselines:
 
@@ -176,7 +182,7 @@ def integrated_gradients(
     baselines = jnp.zeros((1, *x.shape), x.dtype) if baselines is None else jnp.asarray(baselines)
 
     def along_path(baseline: Image) -> Array:
-        def add(total: Array, some: tuple[Array, Array]) -> tuple[Array, None]:
+        def add(total: Any, some: Any) -> tuple[Any, None]:
             gradients = jax.vmap(lambda a: jax.grad(score)(baseline + a * (x - baseline)))(some[0])
             return total + jnp.tensordot(some[1], gradients, axes=1), None
 

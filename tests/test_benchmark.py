@@ -43,7 +43,7 @@ def test_contenders_take_turns():
         return 0.5, name
 
     timings, returned = benchmark.timed({name: functools.partial(run, name) for name in ("irob", "a", "b")}, rounds=3, least=0.0)
-    assert order == ["irob", "a", "b"] * 4
+    assert order == ["irob", "a", "b"] + ["irob", "irob", "a", "a", "b", "b"] * 3  # the first of each two does not count
     assert returned == {name: name for name in order}
     assert all(timing == benchmark.Timing(0.5, [0.5] * 3) for timing in timings.values())
 
@@ -66,6 +66,34 @@ def test_the_check_of_equal_accuracies_can_fail():
     assert "irob 0.500" in group.check({"irob": 0.5, "other": 0.505})
     with pytest.raises(RuntimeError, match="do not do the same"):
         group.check({"irob": 0.5, "other": 0.6})
+
+
+def test_the_check_of_equal_maps_can_fail():
+    group = benchmark.explained("grad_cam")
+    maps = group.ours()
+    assert maps.shape == (64, 7, 7)
+    assert "agree" in group.check({"irob": maps, "other": maps * (1 + 1e-6)})
+    with pytest.raises(RuntimeError, match="the maps differ by"):
+        group.check({"irob": maps, "other": 1.01 * maps})
+
+
+@pytest.mark.parametrize("what", ["ig", "grad_cam"])
+def test_captums_maps_are_ours(what):
+    pytest.importorskip("captum")
+    group = benchmark.explained(what)
+    found = {name: run() for name, run in group.peers(*group.arguments).items()}
+    assert found and "agree" in group.check({"irob": group.ours(), **found})
+
+
+def test_scaling_times_every_variation_on_its_devices(monkeypatch):
+    small = benchmark.BASE._replace(batch=4, attack_steps=1)
+    monkeypatch.setattr(benchmark, "SCALING", {"devices": [("2", small, 2)], "batch": [("4", small, 1)]})
+    before = os.environ.get("XLA_FLAGS")
+    result = benchmark.scaling(rounds=1)
+    assert os.environ.get("XLA_FLAGS") == before
+    assert [(row["what"], row["value"]) for row in result["scaling"]] == [("devices", "2"), ("batch", "4")]
+    assert all(row["seconds"] > 0 for row in result["scaling"])
+    assert any("devices" in line for line in benchmark.lines_of(result))
 
 
 def peers():

@@ -23,7 +23,7 @@ def test_every_config_is_valid_plain_and_buildable(file, method):
         assert provenance.plain(config) == json.loads(json.dumps(config.to_dict()))
         network, defense = training.build(config)
         assert network.input_shape == data.DATASETS[config.dataset].image_shape
-        assert (defense.inner is None) == (method == "normal")
+        assert (defense.inner is None) == (method in ("normal", "gradient_norm"))
 
 
 def test_the_papers_hyper_parameters():
@@ -37,6 +37,21 @@ def test_the_papers_hyper_parameters():
         c = get_config(file)
         assert (c.num_steps, c.batch_size, c.learning_rate, c.eps, c.eps_ramp, c.attack.num_steps, c.attack.step_size) == expected
         assert c.defense.weight == 0.01
+
+
+def test_the_fast_schedule_keeps_what_is_attacked():
+    fast, paper = get_config("mnist", "int,fast"), get_config("mnist", "int")
+    common.validate(fast)
+    assert (fast.eps, fast.defense, fast.evaluation) == (paper.eps, paper.defense, paper.evaluation)
+    assert fast.num_steps * fast.attack.num_steps < paper.num_steps * paper.attack.num_steps / 50
+    with pytest.raises(UserError, match="unknown switch 'fast' in the config variant: there is tiny"):
+        get_config("cifar10", "int,fast")
+
+
+def test_a_config_stored_before_a_field_was_made_means_what_it_did():
+    stored = get_config("mnist").to_dict()
+    del stored["steps_per_dispatch"], stored["attack"]["dtype"]
+    assert common.changes(common.completed(stored), get_config("mnist").to_dict()) == []
 
 
 @pytest.mark.parametrize(
@@ -68,11 +83,15 @@ def test_unknown_variants(variant, message):
         ("learning_rate_drops", ("a",), r"config.learning_rate_drops"),
         ("seed", -1, r"config.seed"),
         ("defense.weight", float("nan"), r"config.defense.weight"),
+        ("defense.points", 0, r"config.defense.points = 0: must be positive"),
+        ("attack.dtype", "float8", r"config.attack.dtype = 'float8': choose one of float32, bfloat16"),
+        ("steps_per_dispatch", 0, r"config.steps_per_dispatch = 0: must be positive"),
+        ("steps_per_dispatch", 16, r"config.checkpoint_every = 1000: must be divisible by steps_per_dispatch, 16"),
         ("evaluation.eps", (0.1, 3.0), r"config.evaluation.eps"),
     ],
 )
 def test_bad_fields_are_named_with_the_mend(field, value, message):
-    config = get_config("mnist")
+    config = get_config("mnist", "ig_norm" if field == "defense.points" else "int")
     config.batch_size = 48
     parent = config
     *path, last = field.split(".")

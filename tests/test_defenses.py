@@ -36,7 +36,20 @@ def numpy_terms(x, x_adv, label):
     others = [i for i in range(3) if i != label]
     weights = np.exp(maps_of(x_adv).mean(axis=(0, 1))[others])
     r = change[label] + np.sum(weights / weights.sum() * change[others])
-    return {"ce": ce, "ce_adv": ce_adv, "kl": kl, "r": r, "r1": change[label]}
+
+    def slopes(z):
+        """d f / d z, [3, 2, 2, 1]."""
+        return np.stack([np.ones_like(z), 2 * z, -np.ones_like(z)]).astype(np.float64) / 4
+
+    def of_loss(z):
+        return np.einsum("c,chwk->hwk", np.exp(log_p(z)) - np.eye(3)[label], slopes(z))
+
+    path = [x + k / 5 * (x_adv - x) for k in range(1, 6)]
+    g = np.abs((x_adv - x) * np.mean([of_loss(z) for z in path], axis=0)).sum()
+    by_class = np.abs((x_adv - x) * np.mean([slopes(z) for z in path], axis=0)).sum(axis=(1, 2, 3))
+    r_g = by_class[label] + np.sum(weights / weights.sum() * by_class[others])
+    square = np.sum(of_loss(x) ** 2)
+    return {"ce": ce, "ce_adv": ce_adv, "kl": kl, "r": r, "r1": change[label], "g": g, "r_g": r_g, "square": square}
 
 
 # The table of the paper's methods: what the attack ascends, what training descends.
@@ -49,6 +62,11 @@ ROWS = {
     "int_adv": (lambda v: v["ce_adv"] + 0.01 * v["r"], lambda v: v["ce_adv"] + 0.01 * v["r"]),
     "int2": (lambda v: v["ce_adv"], lambda v: v["ce"] + 0.01 * v["r"]),
     "int2_adv": (lambda v: v["ce_adv"], lambda v: v["ce_adv"] + 0.01 * v["r"]),
+    "ig_norm": (lambda v: v["g"], lambda v: v["ce"] + v["g"]),
+    "ig_sum_norm": (lambda v: v["ce_adv"] + v["g"], lambda v: v["ce_adv"] + v["g"]),
+    "int_ig": (lambda v: 0.01 * v["r_g"], lambda v: v["ce"] + 0.01 * v["r_g"]),
+    "int_ig_adv": (lambda v: v["ce_adv"] + 0.01 * v["r_g"], lambda v: v["ce_adv"] + 0.01 * v["r_g"]),
+    "gradient_norm": (None, lambda v: v["ce"] + v["square"]),
 }
 
 
@@ -87,3 +105,17 @@ def test_a_new_method_is_a_new_row():
 def test_configs_offer_every_method_with_its_own_options():
     options = {name: {p.name: p.default for p in inspect.signature(build).parameters.values()} for name, build in irob.DEFENSES.items()}
     assert options == {name: dict(defaults) for name, defaults in common.METHODS.items()}
+
+
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row[0] is not None])
+@pytest.mark.parametrize("network_name", ["small", "pool"])
+def test_every_attack_has_a_gradient_in_the_attack_form_and_every_loss_one_in_the_parameters(name, network_name, random):
+    network = irob.create(network_name, (12, 12, 1), 3)
+    params, defense = network.initial_params(), irob.DEFENSES[name]()
+    x, noise = random.uniform(size=(12, 12, 1)).astype(np.float32), 0.1 * random.normal(size=(12, 12, 1)).astype(np.float32)
+    forms = [network.attack_form(params), lambda z: network.explain(params, z)]
+    gradients = [jax.grad(defense.inner(explain, x, 1))(x + noise) for explain in forms]
+    np.testing.assert_allclose(*gradients, rtol=1e-3, atol=1e-5 * np.abs(gradients[1]).max())
+    assert np.abs(gradients[0]).max() > 0
+    outer = lambda params: defense.outer(lambda z: network.explain(params, z), x, x + noise, 1)
+    assert all(np.isfinite(leaf).all() and np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(jax.grad(outer)(params)["head"]))

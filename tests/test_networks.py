@@ -135,3 +135,33 @@ def test_an_image_of_another_shape_is_refused(small):
     network, params = small
     with pytest.raises(ValueError, match=r"shape \(28, 28, 1\), got \(28, 28, 3\): lift it to batches with jax\.vmap"):
         network.explain(params, np.zeros((28, 28, 3), np.float32))
+
+
+@pytest.mark.parametrize(("name", "shape"), [("small", (28, 28, 1)), ("pool", (28, 28, 1)), ("wresnet", (32, 32, 3))])
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_attack_form_in_bfloat16_is_the_same_to_its_three_digits(name, shape, on_cpu, random, monkeypatch):
+    monkeypatch.setattr(irob.convolutions, "on_cpu", lambda: on_cpu)
+    network = irob.create(name, shape, 10)
+    params, x = network.initial_params(), random.uniform(size=shape).astype(np.float32)
+    exact, rounded = network.attack_form(params)(x), network.attack_form(params, dtype=jnp.bfloat16)(x)
+    for a, b in zip(exact, rounded, strict=True):
+        assert b.dtype == jnp.float32
+        difference = np.abs(a - b).max() / np.abs(a).max()
+        assert 1e-5 < difference < 0.05
+    gradient = jax.grad(lambda z: jnp.sum(network.attack_form(params, dtype=jnp.bfloat16)(z).maps ** 2))(x)
+    assert gradient.dtype == jnp.float32 and np.isfinite(gradient).all()
+
+
+def test_layer_shapes_are_those_of_the_layers(small):
+    assert small[0].layer_shapes() == [(14, 14, 16), (7, 7, 32), (7, 7, 100)]
+    assert irob.create("pool", (28, 28, 1), 10).layer_shapes() == [(28, 28, 32), (14, 14, 32), (14, 14, 64), (7, 7, 64)]
+
+
+def test_softplus_against_numpy(random):
+    network = networks.CAMNetwork((networks.Conv(3, 1), networks.Conv(2, 1)), (4, 4, 1), 2, activation="softplus")
+    params, x = network.initial_params(3), random.uniform(size=(4, 4, 1)).astype(np.float32)
+    first = x @ params["conv_0"]["kernel"][0, 0]
+    features = np.log1p(np.exp(first)) @ params["conv_1"]["kernel"][0, 0]
+    for found in (network.explain(params, x), network.attack_form(params)(x), network.apply({"params": params}, x)):
+        np.testing.assert_allclose(found.maps, features @ params["head"]["kernel"], atol=1e-5)
+        np.testing.assert_allclose(found.logits, np.mean(features @ params["head"]["kernel"], axis=(0, 1)), atol=1e-5)

@@ -66,3 +66,25 @@ def test_processes_need_a_place_to_meet():
 def test_a_process_id_out_of_range_is_refused():
     with pytest.raises(UserError, match=r"--process_id=2 must be in 0\.\.1"):
         parallel.start("localhost:1", 2, 2)
+
+
+@pytest.mark.parametrize("activation", [2**17, 2**16, 2**15, 1, 2**30])
+def test_pieces_in_the_cache_are_vmap(activation, random, monkeypatch):
+    x, y = random.normal(size=(12, 3)).astype(np.float32), np.arange(12)
+    sizes = []
+
+    def one(a, b):
+        return jnp.sum(a) * b, a
+
+    mapped = jax.lax.map
+    monkeypatch.setattr(jax.lax, "map", lambda *a, **k: (sizes.append(k["batch_size"]), mapped(*a, **k))[1])
+    found = parallel.vmap_in_cache(one, activation)(x, y)
+    for ours, expected in zip(found, jax.vmap(one)(x, y), strict=True):
+        np.testing.assert_array_equal(ours, expected)
+    assert sizes == {2**17: [2], 2**16: [4], 2**15: [6], 1: [], 2**30: [1]}[activation]
+
+
+def test_shard_splits_any_axis():
+    rows = np.arange(24).reshape(3, 8)
+    np.testing.assert_array_equal(parallel.shard(rows, axis=1)[2], rows[:, 4:6])
+    np.testing.assert_array_equal(parallel.shard(np.arange(8))[3], [6, 7])

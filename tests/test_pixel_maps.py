@@ -62,7 +62,10 @@ def test_smooth_grad_of_a_cubic():
 
 
 def test_a_chunk_changes_nothing():
-    for make in (lambda c: maps.smooth_grad(cubic, X, KEY, samples=6, chunk=c), lambda c: maps.expected_gradients(cubic, X, KEY, X[None], samples=6, chunk=c)):
+    for make in (
+        lambda c: maps.smooth_grad(cubic, X, KEY, samples=6, chunk=c),
+        lambda c: maps.expected_gradients(cubic, X, KEY, X[None], samples=6, chunk=c),
+    ):
         assert make(1).shape == make(3).shape == X.shape
 
 
@@ -100,10 +103,14 @@ def test_axioms_of_integrated_gradients(seed, data_seed):
     of_f, of_g = ig(f), ig(g)
     scale = float(jnp.sum(jnp.abs(of_f.attributions))) + 1e-3
     assert abs(of_f.gap) < 0.05 * scale
-    np.testing.assert_allclose(ig(lambda z: 2 * f(z) - g(z)).attributions, 2 * of_f.attributions - of_g.attributions, atol=1e-4 * scale + 1e-5)
+    np.testing.assert_allclose(
+        ig(lambda z: 2 * f(z) - g(z)).attributions, 2 * of_f.attributions - of_g.attributions, atol=1e-4 * scale + 1e-5
+    )
     assert of_f.attributions[1, 2, 0] == 0.0
     again = ig(lambda z: f(z[::-1])).attributions
-    np.testing.assert_allclose(again, maps.integrated_gradients(lambda z: f(z[::-1]) + 0.0 * jnp.sum(z), x, points=64).attributions, atol=1e-4)
+    np.testing.assert_allclose(
+        again, maps.integrated_gradients(lambda z: f(z[::-1]) + 0.0 * jnp.sum(z), x, points=64).attributions, atol=1e-4
+    )
 
 
 @authors_weights.needed
@@ -117,7 +124,9 @@ def test_the_authors_integrated_gradients(name):
         explain = network.clone(activation=activation).attack_form(params)
 
         def one(x, t, explain=explain):
-            return maps.integrated_gradients(lambda z: irob.losses.pick(explain(z).logits, t), x, points=100, rule="right_riemann").attributions
+            return maps.integrated_gradients(
+                lambda z: irob.losses.pick(explain(z).logits, t), x, points=100, rule="right_riemann"
+            ).attributions
 
         found = jax.jit(jax.vmap(one))(x, labels)
         assert np.abs(found - theirs[key]).max() <= 1e-4 * np.abs(theirs[key]).max(), key

@@ -41,7 +41,9 @@ def test_a_step_is_the_attack_then_adam_on_the_outer_loss():
     split = data.load("digits", "train")
     images, labels = split.images[:8], split.labels[:8]
     step = training.make_step(config, network, defense)
-    new_state, totals = step(parallel.replicate(state), parallel.replicate(training.no_totals()), *parallel.shard((images[None], labels[None]), axis=1))
+    new_state, totals = step(
+        parallel.replicate(state), parallel.replicate(training.no_totals()), *parallel.shard((images[None], labels[None]), axis=1)
+    )
 
     x = images.astype(np.float32) / 255
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), 1)
@@ -184,3 +186,25 @@ def test_a_streamed_data_set_trains(tmp_path):
     with Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
         assert checkpoints.steps() == [2]
         assert checkpoints.metadata("latest")["data"]["name"] == "restricted_imagenet"
+
+
+def test_several_steps_in_a_dispatch_are_the_same_steps(finished, tmp_path):
+    _, config, alone = finished
+    together = config.copy_and_resolve_references()
+    together.steps_per_dispatch = 2
+    state = training.train(together, str(tmp_path))
+    assert int(state.step) == 8
+    # Another program rounds otherwise, and Adam's first steps have the size of the learning rate whatever the gradient's.
+    moved = jax.tree.map(lambda a, b: np.mean(np.abs(a - b) > 1e-4), state.params, alone.params)
+    assert max(jax.tree.leaves(moved)) < 0.02
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines() if "loss" in line]
+    np.testing.assert_allclose(losses, REFERENCE_LOSSES, rtol=1e-3)
+
+
+def test_an_attack_in_bfloat16_trains(tmp_path):
+    config = digits.get_config("int,tiny")
+    config.attack.dtype = "bfloat16"
+    training.train(config, str(tmp_path))
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines() if "loss" in line]
+    np.testing.assert_allclose(losses, REFERENCE_LOSSES, rtol=2e-2)
+    assert not np.allclose(losses, REFERENCE_LOSSES, rtol=1e-7)

@@ -8,7 +8,7 @@ import ml_collections
 
 from experiments.cli import UserError
 
-# Method -> the keyword arguments of its row in irob.DEFENSES. weight is lambda, beta that of TRADES (notes in irob/defenses.py).
+# Method -> the keyword arguments of its row in irob.DEFENSES. weight is lambda, beta that of TRADES, points n of a path (see irob/defenses.py).
 METHODS: Mapping[str, Mapping[str, float]] = {
     "normal": {},
     "adv": {},
@@ -18,6 +18,11 @@ METHODS: Mapping[str, Mapping[str, float]] = {
     "int_adv": {"weight": 0.01},
     "int2": {"weight": 0.01},
     "int2_adv": {"weight": 0.01},
+    "ig_norm": {"weight": 1.0, "points": 5},
+    "ig_sum_norm": {"weight": 1.0, "points": 5},
+    "int_ig": {"weight": 0.01, "points": 5},
+    "int_ig_adv": {"weight": 0.01, "points": 5},
+    "gradient_norm": {"weight": 1.0},
 }
 NETWORKS = ("small", "pool", "wresnet")
 NORMS = ("linf", "l2", "l1")
@@ -76,18 +81,30 @@ def validate(config: ml_collections.ConfigDict, num_devices: int = 1) -> None:
     require(config.network in NETWORKS, "network", f"choose one of {', '.join(NETWORKS)}")
     for option, value in config.defense.items():
         require(math.isfinite(value) and value >= 0.0, f"defense.{option}", "must be finite and not negative")
+    require(config.defense.get("points", 1) >= 1, "defense.points", "must be positive")
     require(config.attack.norm in NORMS, "attack.norm", f"choose one of {', '.join(NORMS)}")
     radius = "must be in [0, 1], the range of a pixel" if config.attack.norm == "linf" else "must be finite and not negative"
     require(is_radius(config.eps, config.attack.norm), "eps", radius)
     require(all(is_radius(eps, config.attack.norm) for eps in config.evaluation.eps), "evaluation.eps", f"every eps {radius}")
     require(0 <= config.seed < 2**32, "seed", "must be in 0 .. 2^32 - 1")
-    for field in ("num_steps", "batch_size", "steps_per_dispatch", "checkpoint_every", "log_every", "keep_last", "attack.num_steps", "validation.attack_steps"):
+    for field in (
+        "num_steps",
+        "batch_size",
+        "steps_per_dispatch",
+        "checkpoint_every",
+        "log_every",
+        "keep_last",
+        "attack.num_steps",
+        "validation.attack_steps",
+    ):
         value = config
         for part in field.split("."):
             value = value[part]
         require(value > 0, field, "must be positive")
     for field in ("num_steps", "checkpoint_every", "log_every"):
-        require(config[field] % config.steps_per_dispatch == 0, field, f"must be divisible by steps_per_dispatch, {config.steps_per_dispatch}")
+        require(
+            config[field] % config.steps_per_dispatch == 0, field, f"must be divisible by steps_per_dispatch, {config.steps_per_dispatch}"
+        )
     require(config.attack.dtype in DTYPES, "attack.dtype", f"choose one of {', '.join(DTYPES)}")
     require(math.isfinite(config.attack.step_size) and config.attack.step_size > 0, "attack.step_size", "must be positive and finite")
     require(math.isfinite(config.learning_rate) and config.learning_rate > 0, "learning_rate", "must be positive and finite")

@@ -16,7 +16,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     method, switches = common.method_and_switches(variant)
     config = ml_collections.ConfigDict()
     config.dataset = "restricted_imagenet"  # a key of data.DATASETS
-    config.network = "small" if tiny else "wresnet"  # or "pool"; a WResNet takes minutes for eight steps on a CPU
+    config.network = "small" if "tiny" in switches else "wresnet"  # or "pool"; a WResNet takes minutes for eight steps on a CPU
     config.method = method  # one of common.METHODS
     config.seed = 99  # of the initial weights (99: the authors'), the order of the data and the random starts
 
