@@ -42,7 +42,7 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
-        "test": ["beartype>=0.20", "hypothesis>=6.100", "mypy>=1.15", "pytest>=8.0", "ruff>=0.11", "scipy>=1.13"],
+        "test": ["beartype>=0.20", "hypothesis>=6.100", "mypy>=1.15", "pytest>=8.0", "pytest-xdist>=3.6", "ruff>=0.11", "scipy>=1.13"],
         "prepare": ["tensorflow>=2.18"],  # only to download and write data sets; reading needs none
         "tensorboard": ["tensorboard>=2.18"],  # to look at the event files
         "benchmark": [

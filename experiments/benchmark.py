@@ -7,6 +7,7 @@ compilation), and prints medians with their spread and the ratio to ours. Peers 
 out with a message.
 """
 
+import contextlib
 import functools
 import importlib.util
 import json
@@ -14,6 +15,7 @@ import multiprocessing
 import os
 import pathlib
 import platform
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -56,7 +58,7 @@ class Timing(NamedTuple):
 
     @property
     def median(self) -> float:
-        return sorted(self.later)[len(self.later) // 2]
+        return statistics.median(self.later)
 
 
 def installed(*packages: str) -> bool:
@@ -317,12 +319,15 @@ def explained(ours: str) -> Group:
             raise RuntimeError(f"the maps differ by {largest:.1e} of the largest value")
         return f"all maps agree to {largest:.0e} of the largest value"
 
-    title = {"ig": f"integrated gradients, {IG_POINTS} points, 64 images, small network", "grad_cam": "Grad-CAM, 64 images, small network"}
+    title = {
+        "ig": f"integrated gradients, {IG_POINTS} points, 64 images, small network",
+        "grad_cam": "Grad-CAM, 64 images, small network (ours: its closed form)",
+    }
     return Group(title[ours], lambda: np.asarray(run(params, x, labels)), explaining_peers, (ours, params, x, labels), check=check)
 
 
 def explaining_peers(what: str, params: "Params", x: "np.ndarray", labels: "np.ndarray") -> dict[str, Callable[[], Any]]:
-    """The same maps by captum; integrated gradients with all points at once, and with one point of all images at a time."""
+    """The same maps by captum; integrated gradients with all points at once, with one point of all images at a time, and that with the head folded."""
     if not installed("torch", "captum"):
         return {}
     import numpy as np
@@ -332,18 +337,25 @@ def explaining_peers(what: str, params: "Params", x: "np.ndarray", labels: "np.n
     import irob
     from experiments import peers
 
-    model = peers.TorchNetwork(irob.create("small", (28, 28, 1), 10), params).requires_grad_(False).eval()
+    model, folded = (
+        peers.TorchNetwork(irob.create("small", (28, 28, 1), 10), params, fold).requires_grad_(False).eval() for fold in (False, True)
+    )
     inputs, t = peers.images(x), torch.tensor(labels.astype(np.int64))
     if what == "grad_cam":
         cam = LayerGradCam(model, model.last)
         return {"captum": lambda: cam.attribute(inputs.requires_grad_(True), target=t).detach().numpy()[:, 0]}
-    ig = IntegratedGradients(model)
 
-    def integrated(at_a_time: int | None) -> Any:
-        found = ig.attribute(inputs, target=t, n_steps=IG_POINTS, method="riemann_right", internal_batch_size=at_a_time)
+    def integrated(model: Any, at_a_time: int | None) -> Any:
+        found = IntegratedGradients(model).attribute(
+            inputs, target=t, n_steps=IG_POINTS, method="riemann_right", internal_batch_size=at_a_time
+        )
         return found.detach().permute(0, 2, 3, 1).numpy()
 
-    return {"captum": lambda: integrated(None), "captum, 64 at a time": lambda: integrated(len(x))}
+    return {
+        "captum": lambda: integrated(model, None),
+        "captum, 64 at a time": lambda: integrated(model, len(x)),
+        "the same, head folded": lambda: integrated(folded, len(x)),
+    }
 
 
 # --- how the cost grows -----------------------------------------------------------------------------------------------------------------------
@@ -359,10 +371,25 @@ SCALING: dict[str, list[tuple[str, Step, int]]] = {
 
 
 def seconds_of(connection: Any, of: Step, rounds: int) -> None:
-    """Sends the median seconds of an Int step."""
+    """Sends the number of devices and the median seconds of an Int step."""
+    from experiments import parallel
+
     step = our_step(of, "int")
     step()
-    connection.send(sorted(clocked(step)[0] for _ in range(rounds))[rounds // 2])
+    connection.send((parallel.num_devices(), statistics.median(clocked(step)[0] for _ in range(rounds))))
+
+
+@contextlib.contextmanager
+def fake_devices(n: int) -> Iterator[None]:
+    """Processes that are started meanwhile have n devices on CPU."""
+    before = os.environ.get("XLA_FLAGS")
+    os.environ["XLA_FLAGS"] = f"{before or ''} --xla_force_host_platform_device_count={n}".strip()
+    try:
+        yield
+    finally:
+        os.environ.pop("XLA_FLAGS")
+        if before is not None:
+            os.environ["XLA_FLAGS"] = before
 
 
 def scaling(rounds: int) -> dict[str, Any]:
@@ -371,14 +398,19 @@ def scaling(rounds: int) -> dict[str, Any]:
     rows = []
     for what, variations in SCALING.items():
         for label, of, devices in variations:
-            before = os.environ.get("XLA_FLAGS", "")
-            os.environ["XLA_FLAGS"] = f"{before} --xla_force_host_platform_device_count={devices}"
             receiver, sender = context.Pipe(duplex=False)
             process = context.Process(target=seconds_of, args=(sender, of, rounds), daemon=True)
-            process.start()
-            rows.append({"what": what, "value": label, "seconds": receiver.recv()})
+            with fake_devices(devices):
+                process.start()
+            sender.close()  # so that a process that dies ends the wait
+            try:
+                seen, seconds = receiver.recv()
+            except EOFError as error:
+                raise RuntimeError(f"the process that timed {what} {label} died") from error
             process.join()
-            os.environ["XLA_FLAGS"] = before
+            if seen != devices:
+                raise RuntimeError(f"{seen} devices where {devices} were asked for")
+            rows.append({"what": what, "value": label, "devices": seen, "seconds": seconds})
     return {
         "name": "scaling",
         "title": "Int step, MNIST Small, batch 50, 40 attack steps, one of these varied",
@@ -404,16 +436,18 @@ class Peers:
 
     def __init__(self, make: Callable[..., dict[str, Callable[[], Any]]], arguments: tuple[Any, ...]):
         context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, make, arguments), daemon=True)
+        self.connection, self.theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(self.theirs, make, arguments), daemon=True)
 
     def __enter__(self) -> "Peers":
         self.process.start()
+        self.theirs.close()  # so that a process that dies ends the wait
         self.names: list[str] = self.connection.recv()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.connection.send(None)
+        with contextlib.suppress(BrokenPipeError):  # it died
+            self.connection.send(None)
         self.process.join()
 
     def run(self, name: str) -> tuple[float, Any]:
@@ -440,7 +474,7 @@ def clocked(run: Callable[[], Any]) -> tuple[float, Any]:
 def timed(runs: dict[str, Callable[[], tuple[float, Any]]], rounds: int, least: float) -> tuple[dict[str, Timing], dict[str, Any]]:
     """Contenders in turn, `rounds` times or until each has had `least` seconds, whichever is later; what each returned first.
 
-    Before each call that counts there is one that does not: it finds the caches as the contender before left them, and its threads still awake.
+    Before each call that counts there is one that does not, since the first of a turn finds the caches as the contender before left them.
     """
     first = {name: run() for name, run in runs.items()}
     later: dict[str, list[float]] = {name: [] for name in runs}
@@ -525,10 +559,12 @@ def figure_of(results: list[dict[str, Any]], file: pathlib.Path) -> None:
 def main() -> None:
     """Parses flags, times, prints and writes."""
     os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # first calls are to show what compilation costs
+    import jax
+
     from experiments import data, parallel, provenance
 
     flag = flags.FLAGS
-    names = flag.only or NAMES
+    names = flag.only or (NAMES if jax.default_backend() == "cpu" else tuple(GROUPS))  # scaling counts fake devices
     for name in names:
         if name not in NAMES:
             raise UserError(f"--only: there is no group {name!r}: choose from {', '.join(NAMES)}")

@@ -366,7 +366,7 @@ def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
 def training_batches(split: Split, batch_size: int, seed: int, step: int, steps_at_once: int = 1) -> Generator[Any]:
     """Sharded (images, labels) `[devices, steps at once, batch, ...]` of this and all following steps.
 
-    Images in memory are copied to the devices once and gathered there; a stream is read two batches ahead in the background.
+    Images in memory are copied to the devices once and gathered there; a stream is read two such batches ahead in the background.
     """
     n = len(split.labels)
     rows_to_come = (

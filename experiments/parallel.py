@@ -91,7 +91,7 @@ def default_batch_size(image_shape: tuple[int, int, int], n: int) -> int:
 def vmap_in_cache(function: Callable[..., Any], activation: int) -> Callable[..., Any]:
     """`jax.vmap`; on CPU of so many examples at a time that their largest activation, of `activation` floats each, stays in the cache.
 
-    For loops whose examples do not depend on each other. The batch is cut into equal pieces.
+    For loops whose examples do not depend on each other. The pieces are as equal as can be.
     """
     whole = jax.vmap(function)
     if jax.default_backend() != "cpu":
@@ -99,7 +99,7 @@ def vmap_in_cache(function: Callable[..., Any], activation: int) -> Callable[...
 
     def in_pieces(*arrays: Any) -> Any:
         n = len(arrays[0])
-        piece = max(size for size in range(1, n + 1) if n % size == 0 and (size == 1 or 4 * activation * size <= CACHE))
+        piece = -(-n // -(-n // max(1, CACHE // (4 * activation))))
         return whole(*arrays) if piece == n else jax.lax.map(lambda rows: function(*rows), arrays, batch_size=piece)
 
     return in_pieces

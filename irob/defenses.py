@@ -29,8 +29,9 @@ and of terms that differentiate on the way from x to x', z_k = x + k/n (x' - x),
 
 Boopathy et al. 2020 (https://arxiv.org/abs/2006.14748), in the form that the authors trained: raw sums over positions, no factor 1/2,
 gradient through the softmax weights, lambda = 0.01. On the paper's scale (complete maps, halved terms) that weight is 0.02 h w.
-G is that of Chen et al. 2019 (https://arxiv.org/abs/1905.09957); the authors' code differentiates the mean loss of a batch of N, so theirs is
-lambda = 1 / N here. Its "Int-IG" is not class-wise: on grey images it computes ig_norm (ig_sum_norm) with lambda = 0.02 / N.
+G is that of Chen et al. 2019 (https://arxiv.org/abs/1905.09957), by image and with lambda = 1. The code of Boopathy et al. differentiates the mean
+loss of a batch of N, so their networks have lambda = 1 / N; and what they call Int-IG is not class-wise there, but on grey images ig_norm
+(ig_sum_norm) with lambda = 0.02 / N.
 """
 
 from collections.abc import Callable
@@ -222,7 +223,7 @@ def int_ig_adv(weight: float = 0.01, points: int = 5) -> Defense:
 
 
 def gradient_norm(weight: float = 1.0) -> Defense:
-    """Input-gradient regularisation (Ross & Doshi-Velez 2018, https://arxiv.org/abs/1711.09404, eq. 4, their penalty on the loss's gradient)."""
+    """Input-gradient regularisation (Ross & Doshi-Velez 2018, https://arxiv.org/abs/1711.09404)."""
 
     def outer(explain: Explain, x: Image, x_adv: Image, label: Label) -> Scalar:
         loss, gradient = jax.value_and_grad(lambda z: cross_entropy(explain(z).logits, label))(x)

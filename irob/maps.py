@@ -168,7 +168,7 @@ def integrated_gradients(
       chunk: points that are computed at a time; memory does not grow with the others.
 
     Raises:
-      ValueError: for an unknown rule, no point, or a chunk that does not divide `points`.
+      ValueError: for an unknown rule, no point, a chunk that does not divide `points`, or baselines that are no batch of such images.
 
     >>> found = integrated_gradients(lambda z: jnp.sum(z**3), jnp.full((1, 2, 1), 0.5), points=2)
     >>> [round(float(v), 4) for v in found.attributions.ravel()], abs(float(found.gap)) < 1e-6
@@ -178,8 +178,8 @@ def integrated_gradients(
         raise ValueError(f"unknown rule {rule!r}: choose one of {sorted(RULES)}")
     if points < 1 or chunk < 1 or points % chunk:
         raise ValueError(f"points must be positive and chunk divide it, got points {points} and chunk {chunk}")
+    baselines = _batch_like(x, jnp.zeros((1, *x.shape), x.dtype) if baselines is None else baselines, "baselines")
     nodes, weights = (values.astype(np.float32).reshape(-1, chunk) for values in RULES[rule](points))
-    baselines = jnp.zeros((1, *x.shape), x.dtype) if baselines is None else jnp.asarray(baselines)
 
     def along_path(baseline: Image) -> Array:
         def add(total: Any, some: Any) -> tuple[Any, None]:
@@ -197,7 +197,7 @@ def expected_gradients(
 ) -> Attribution:
     """Integrated gradients in expectation: `(x - x0) * d score / d z` at `z = x0 + a (x - x0)`, mean over random references x0 and a in [0, 1].
 
-    Erion et al. 2021, https://arxiv.org/abs/1906.10670, eq. 4. Complete in expectation: they sum to score(x) - mean of score(x0).
+    Erion et al. 2021, https://arxiv.org/abs/1906.10670. Complete in expectation: they sum to score(x) - mean of score(x0).
 
     Args:
       score, x: as in `integrated_gradients`.
@@ -206,12 +206,13 @@ def expected_gradients(
       samples, chunk: draws, and how many of them are computed at a time.
 
     Raises:
-      ValueError: if there is no sample, or the chunk does not divide them.
+      ValueError: if there is no sample, the chunk does not divide them, or the references are no batch of such images.
     """
+    references = _batch_like(x, references, "references")
 
     def one(key: PRNGKey) -> Array:
         which, where = jax.random.split(key)
-        baseline = jnp.asarray(references)[jax.random.randint(which, (), 0, len(references))]
+        baseline = references[jax.random.randint(which, (), 0, len(references))]
         return (x - baseline) * jax.grad(score)(baseline + jax.random.uniform(where, dtype=x.dtype) * (x - baseline))
 
     return _mean_over_draws(one, key, x, samples, chunk)
@@ -227,6 +228,12 @@ def smooth_grad(score: Score, x: Image, key: PRNGKey, *, sigma: float = 0.15, sa
       score, x, key, samples, chunk: as in `expected_gradients`, which says what is raised.
     """
     return _mean_over_draws(lambda key: jax.grad(score)(x + sigma * jax.random.normal(key, x.shape, x.dtype)), key, x, samples, chunk)
+
+
+def _batch_like(x: Image, images: Array, what: str) -> jax.Array:
+    if not len(images) or images.shape[1:] != x.shape:
+        raise ValueError(f"{what} must be a batch of images like x, [n, {', '.join(map(str, x.shape))}], got shape {tuple(images.shape)}")
+    return jnp.asarray(images)
 
 
 def _mean_over_draws(one: Callable[[PRNGKey], Array], key: PRNGKey, x: Image, samples: int, chunk: int) -> Array:

@@ -87,11 +87,12 @@ def test_captums_maps_are_ours(what):
 
 def test_scaling_times_every_variation_on_its_devices(monkeypatch):
     small = benchmark.BASE._replace(batch=4, attack_steps=1)
-    monkeypatch.setattr(benchmark, "SCALING", {"devices": [("2", small, 2)], "batch": [("4", small, 1)]})
+    monkeypatch.setattr(benchmark, "SCALING", {"devices": [("2", small, 2)], "batch": [("3", small._replace(batch=3), 1)]})
     before = os.environ.get("XLA_FLAGS")
     result = benchmark.scaling(rounds=1)
     assert os.environ.get("XLA_FLAGS") == before
-    assert [(row["what"], row["value"]) for row in result["scaling"]] == [("devices", "2"), ("batch", "4")]
+    assert [(row["what"], row["value"]) for row in result["scaling"]] == [("devices", "2"), ("batch", "3")]
+    assert [row["devices"] for row in result["scaling"]] == [2, 1]
     assert all(row["seconds"] > 0 for row in result["scaling"])
     assert any("devices" in line for line in benchmark.lines_of(result))
 

@@ -46,6 +46,8 @@ def test_the_fast_schedule_keeps_what_is_attacked():
     assert fast.num_steps * fast.attack.num_steps < paper.num_steps * paper.attack.num_steps / 50
     with pytest.raises(UserError, match="unknown switch 'fast' in the config variant: there is tiny"):
         get_config("cifar10", "int,fast")
+    with pytest.raises(UserError, match="unknown switch 'fast'"):
+        get_config("fashion_mnist", "int,fast")
 
 
 def test_a_config_stored_before_a_field_was_made_means_what_it_did():
@@ -85,6 +87,7 @@ def test_unknown_variants(variant, message):
         ("defense.weight", float("nan"), r"config.defense.weight"),
         ("defense.points", 0, r"config.defense.points = 0: must be positive"),
         ("attack.dtype", "float8", r"config.attack.dtype = 'float8': choose one of float32, bfloat16"),
+        ("attack.dtype", "bfloat16", r"config.attack.dtype = 'bfloat16': bfloat16 rounds pixels to 1/256, too coarse for eps 0.01"),
         ("steps_per_dispatch", 0, r"config.steps_per_dispatch = 0: must be positive"),
         ("steps_per_dispatch", 16, r"config.checkpoint_every = 1000: must be divisible by steps_per_dispatch, 16"),
         ("evaluation.eps", (0.1, 3.0), r"config.evaluation.eps"),
@@ -97,6 +100,8 @@ def test_bad_fields_are_named_with_the_mend(field, value, message):
     *path, last = field.split(".")
     for part in path:
         parent = parent[part]
+    if value == "bfloat16":
+        config.eps = 0.01
     parent[last] = value
     with pytest.raises(UserError, match=message):
         common.validate(config, num_devices=4)

@@ -131,10 +131,23 @@ def test_training_batches_follow_batch_indices_from_any_step(start, random):
         for step in range(start, start + 4):
             rows = data.batch_indices(23, 8, 7, step)
             got_images, got_labels = next(batches)
-            assert got_images.shape == (jax.local_device_count(), 2, 4, 4, 1)
+            assert got_images.shape == (jax.local_device_count(), 1, 2, 4, 4, 1)
             np.testing.assert_array_equal(np.reshape(got_images, (8, 4, 4, 1)), images[rows])
             np.testing.assert_array_equal(np.ravel(got_labels), labels[rows])
         batches.close()
+
+
+def test_several_batches_at_once_are_the_same_batches(random):
+    images, labels = random.integers(0, 256, (23, 4, 4, 1), np.uint8), np.arange(23, dtype=np.int32)
+    for split in (data.Images(images, labels, {}), data.Stream(lambda position: images[position], np.arange(23), labels, {})):
+        alone, together = data.training_batches(split, 8, 7, 2), data.training_batches(split, 8, 7, 2, steps_at_once=3)
+        for _ in range(2):
+            found = next(together)
+            for i in range(3):
+                for ours, expected in zip(found, next(alone), strict=True):
+                    np.testing.assert_array_equal(ours[:, i], expected[:, 0])
+        alone.close()
+        together.close()
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,9 @@ def test_attack_form_in_bfloat16_is_the_same_to_its_three_digits(name, shape, on
         assert b.dtype == jnp.float32
         difference = np.abs(a - b).max() / np.abs(a).max()
         assert 1e-5 < difference < 0.05
+    with pytest.raises(ValueError, match="divide bytes by 255"):
+        network.attack_form(params, dtype="bfloat16")((255 * x).astype(np.uint8))
+    np.testing.assert_array_equal(network.attack_form(params, dtype="float32")(x).maps, exact.maps)
     gradient = jax.grad(lambda z: jnp.sum(network.attack_form(params, dtype=jnp.bfloat16)(z).maps ** 2))(x)
     assert gradient.dtype == jnp.float32 and np.isfinite(gradient).all()
 

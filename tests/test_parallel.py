@@ -68,7 +68,7 @@ def test_a_process_id_out_of_range_is_refused():
         parallel.start("localhost:1", 2, 2)
 
 
-@pytest.mark.parametrize("activation", [2**17, 2**16, 2**15, 1, 2**30])
+@pytest.mark.parametrize("activation", [2**17, 2**16, 2**15, 50_000, 60_000, 1, 2**30])
 def test_pieces_in_the_cache_are_vmap(activation, random, monkeypatch):
     x, y = random.normal(size=(12, 3)).astype(np.float32), np.arange(12)
     sizes = []
@@ -81,7 +81,12 @@ def test_pieces_in_the_cache_are_vmap(activation, random, monkeypatch):
     found = parallel.vmap_in_cache(one, activation)(x, y)
     for ours, expected in zip(found, jax.vmap(one)(x, y), strict=True):
         np.testing.assert_array_equal(ours, expected)
-    assert sizes == {2**17: [2], 2**16: [4], 2**15: [6], 1: [], 2**30: [1]}[activation]
+    assert sizes == {2**17: [2], 2**16: [4], 2**15: [6], 50_000: [4], 60_000: [4], 1: [], 2**30: [1]}[activation]
+
+
+def test_a_batch_that_does_not_divide_is_cut_all_the_same():
+    x = np.arange(47, dtype=np.float32)
+    np.testing.assert_array_equal(parallel.vmap_in_cache(lambda a: a**2, 2**14)(x), x**2)
 
 
 def test_shard_splits_any_axis():

@@ -8,6 +8,7 @@ import ml_collections
 
 from experiments.cli import UserError
 
+# The weights of int... are those of the paper's networks; theirs of ig_norm and ig_sum_norm is 1 / batch_size (see irob/defenses.py).
 # Method -> the keyword arguments of its row in irob.DEFENSES. weight is lambda, beta that of TRADES, points n of a path (see irob/defenses.py).
 METHODS: Mapping[str, Mapping[str, float]] = {
     "normal": {},
@@ -106,6 +107,8 @@ def validate(config: ml_collections.ConfigDict, num_devices: int = 1) -> None:
             config[field] % config.steps_per_dispatch == 0, field, f"must be divisible by steps_per_dispatch, {config.steps_per_dispatch}"
         )
     require(config.attack.dtype in DTYPES, "attack.dtype", f"choose one of {', '.join(DTYPES)}")
+    seen = config.attack.dtype == "float32" or config.attack.norm != "linf" or config.eps >= 1 / 64
+    require(seen, "attack.dtype", f"bfloat16 rounds pixels to 1/256, too coarse for eps {config.eps:g}: use float32")
     require(math.isfinite(config.attack.step_size) and config.attack.step_size > 0, "attack.step_size", "must be positive and finite")
     require(math.isfinite(config.learning_rate) and config.learning_rate > 0, "learning_rate", "must be positive and finite")
     require(config.validation.num_examples > 0, "validation.num_examples", "must be positive")

@@ -5,11 +5,12 @@ python -m experiments.train --config experiments/configs/fashion_mnist.py:int --
 
 import ml_collections
 
-from experiments.configs import mnist
+from experiments.configs import common, mnist
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """variant: METHOD or METHOD,tiny."""
+    common.method_and_switches(variant)
     config = mnist.get_config(variant)
     config.dataset = "fashion_mnist"  # a key of data.DATASETS
     config.eps = 0.1  # not in the paper; 0.3 leaves little to see of a garment
