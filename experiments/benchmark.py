@@ -327,7 +327,7 @@ def explained(ours: str) -> Group:
 
 
 def explaining_peers(what: str, params: "Params", x: "np.ndarray", labels: "np.ndarray") -> dict[str, Callable[[], Any]]:
-    """The same maps by captum; integrated gradients with all points at once, with one point of all images at a time, and that with the head folded."""
+    """The same maps by captum; integrated gradients with all points at once, and one at a time, the latter with the head folded, too."""
     if not installed("torch", "captum"):
         return {}
     import numpy as np

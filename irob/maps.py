@@ -157,7 +157,8 @@ def integrated_gradients(
 
         (x - x0) * integral over a in [0, 1] of  d score / d z  at  z = x0 + a (x - x0)
 
-    Sundararajan et al. 2017, https://arxiv.org/abs/1703.01365, eq. 1. They satisfy completeness, as far as the rule integrates: see `gap`.
+    Sundararajan et al. 2017, https://arxiv.org/abs/1703.01365, eq. 1. They satisfy completeness as far as the rule integrates: rectified
+    networks have kinks on the way, which no rule is exact at. `gap` says what is missing; more points shrink it.
 
     Args:
       score: `x -> scalar`.
