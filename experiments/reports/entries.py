@@ -75,11 +75,6 @@ def found(given: pathlib.Path) -> list[pathlib.Path]:
     return [file for file in candidates if is_result(file)]
 
 
-def aside(file: pathlib.Path) -> bool:
-    """Whether a file belongs to checkpoints or to an unfinished evaluation."""
-    return any(part == "checkpoints" or part.endswith(".partial") for part in file.parts)
-
-
 def identity(result: dict[str, Any]) -> str:
     """What tells one network from another: the checksums of its parameters."""
     return json.dumps(result["weights"]["sha256"] if "weights" in result else result["checkpoint"]["sha256"], sort_keys=True)
