@@ -128,7 +128,7 @@ def test_the_peers_objective_is_ours(small, random):
     change = [irob.interpretation_change(explain(a), explain(b), t) for a, b, t in zip(x, moved, labels, strict=True)]
     model = torch_side.TorchNetwork(network, params)
     theirs = torch_side.interpretation_change(*(model.maps(torch_side.images(z)) for z in (x, moved)), torch.tensor(labels))
-    np.testing.assert_allclose(float(theirs), np.mean(change), rtol=1e-4)
+    np.testing.assert_allclose(theirs.item(), np.mean(change), rtol=1e-4)
 
 
 def test_the_peers_attack_is_ours(small, random):
@@ -156,7 +156,7 @@ def test_the_peers_training_lowers_its_loss(method, random):
     step = torch_side.make_step(
         torch_side.TorchNetwork(network, network.initial_params()), method, eps=0.05, step_size=0.02, steps=3, learning_rate=1e-3
     )
-    losses = [float(step(x, labels)) for _ in range(15)]
+    losses = [float(step(x, labels)) for _ in range(40)]
     assert losses[-1] < 0.7 * losses[0]
 
 
