@@ -45,12 +45,8 @@ setup(
         "test": ["beartype>=0.20", "hypothesis>=6.100", "mypy>=1.15", "pytest>=8.0", "pytest-xdist>=3.6", "ruff>=0.11", "scipy>=1.13"],
         "prepare": ["tensorflow>=2.18"],  # only to download and write data sets; reading needs none
         "tensorboard": ["tensorboard>=2.18"],  # to look at the event files
-        "benchmark": [
-            "torch>=2.8",
-            "captum>=0.8",
-            "foolbox>=3.3",
-            "adversarial-robustness-toolbox>=1.20",
-        ],  # the peers of experiments.benchmark
+        # the peers of experiments.benchmark
+        "benchmark": ["torch>=2.8", "captum>=0.8", "foolbox>=3.3", "adversarial-robustness-toolbox>=1.20"],
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
     },

@@ -381,28 +381,17 @@ def seconds_of(connection: Any, of: Step, rounds: int) -> None:
     connection.send((parallel.num_devices(), statistics.median(clocked(step)[0] for _ in range(rounds))))
 
 
-@contextlib.contextmanager
-def fake_devices(n: int) -> Iterator[None]:
-    """Processes that are started meanwhile have n devices on CPU."""
-    before = os.environ.get("XLA_FLAGS")
-    os.environ["XLA_FLAGS"] = f"{before or ''} --xla_force_host_platform_device_count={n}".strip()
-    try:
-        yield
-    finally:
-        os.environ.pop("XLA_FLAGS")
-        if before is not None:
-            os.environ["XLA_FLAGS"] = before
-
-
 def scaling(rounds: int) -> dict[str, Any]:
     """Times every variation in a process of its own, with as many fake devices as it asks for."""
+    from experiments import parallel
+
     context = multiprocessing.get_context("spawn")
     rows = []
     for what, variations in SCALING.items():
         for label, of, devices in variations:
             receiver, sender = context.Pipe(duplex=False)
             process = context.Process(target=seconds_of, args=(sender, of, rounds), daemon=True)
-            with fake_devices(devices):
+            with parallel.fake_devices(devices):
                 process.start()
             sender.close()  # so that a process that dies ends the wait
             try:
@@ -561,12 +550,10 @@ def figure_of(results: list[dict[str, Any]], file: pathlib.Path) -> None:
 def main() -> None:
     """Parses flags, times, prints and writes."""
     os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # first calls are to show what compilation costs
-    import jax
-
     from experiments import data, parallel, provenance
 
     flag = flags.FLAGS
-    names = flag.only or (NAMES if jax.default_backend() == "cpu" else tuple(GROUPS))  # scaling counts fake devices
+    names = flag.only or (NAMES if parallel.on_cpu() else tuple(GROUPS))  # scaling counts fake devices
     for name in names:
         if name not in NAMES:
             raise UserError(f"--only: there is no group {name!r}: choose from {', '.join(NAMES)}")

@@ -25,13 +25,10 @@ class Cost(NamedTuple):
 def forward(network: CAMNetwork, maps: bool = True) -> Cost:
     """Of one image through the network with its head folded. Without maps a network that ends in a convolution reads logits off its input."""
     network, _ = network.fold_head(network.initial_params())
-    (h, w), channels = network.input_shape[:2], network.input_shape[2]
+    shapes = network.layer_shapes()
     total = Cost(0.0, 0.0)
-    for layer in network.layers:
-        inputs = h * w * channels
-        step = layer.stride if isinstance(layer, Conv) else layer.width
-        h, w = -(-h // step), -(-w // step)
-        outputs = layer.channels if isinstance(layer, Conv) else channels
+    for layer, (height, width, channels), (h, w, outputs) in zip(network.layers, [network.input_shape, *shapes], shapes, strict=False):
+        inputs = height * width * channels
         last = layer is network.layers[-1] and isinstance(layer, Conv) and not layer.shortcut
         if last and not maps:
             total += Cost(2.0 * inputs * network.num_classes, 4.0 * inputs)
@@ -39,8 +36,8 @@ def forward(network: CAMNetwork, maps: bool = True) -> Cost:
             total += Cost(2.0 * h * w * layer.width**2 * channels * outputs, 4.0 * (inputs + h * w * outputs))
         else:
             total += Cost(float(inputs), 4.0 * (inputs + h * w * outputs))
-        channels = outputs
     if not _ends_in_convolution(network):
+        h, w, channels = shapes[-1]
         total += Cost(2.0 * h * w * channels * network.num_classes if maps else 2.0 * channels * network.num_classes, 0.0)
     return total
 

@@ -3,8 +3,10 @@
 A batch axis is split over all devices of all processes, parameters are copied to each. One device is the case n = 1 of the same code.
 """
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +15,7 @@ from flax import jax_utils
 from jax.experimental import multihost_utils
 
 from experiments.cli import UserError
+from irob.convolutions import on_cpu
 
 AXIS = "devices"
 CACHE = 2**20  # bytes of a level-2 cache
@@ -74,6 +77,19 @@ def same_everywhere(text: str) -> bool:
     return bool((multihost_utils.process_allgather(said) == said).all())
 
 
+@contextlib.contextmanager
+def fake_devices(n: int) -> Iterator[None]:
+    """Processes that are started meanwhile have n devices on CPU."""
+    before = os.environ.get("XLA_FLAGS")
+    os.environ["XLA_FLAGS"] = f"{before or ''} --xla_force_host_platform_device_count={n}".strip()
+    try:
+        yield
+    finally:
+        os.environ.pop("XLA_FLAGS")
+        if before is not None:
+            os.environ["XLA_FLAGS"] = before
+
+
 def in_words() -> str:
     """The devices of all processes, e.g. "8 x cpu"."""
     return f"{num_devices()} x {jax.devices()[0].device_kind}"
@@ -83,7 +99,7 @@ def default_batch_size(image_shape: tuple[int, int, int], n: int) -> int:
     """Images at a time on a device in evaluation of n: in pixels at most what 50 images of 32 x 32 have on CPU, where two cores are at full speed
     with that, and ten times as much elsewhere; so many that the last batch is as full as the others.
     """
-    pixels = (50 if jax.default_backend() == "cpu" else 500) * 32 * 32
+    pixels = (50 if on_cpu() else 500) * 32 * 32
     on_a_device, most = -(-n // num_devices()), max(1, pixels // (image_shape[0] * image_shape[1]))
     return max(1, -(-on_a_device // -(-max(1, on_a_device) // most)))
 
@@ -94,7 +110,7 @@ def vmap_in_cache(function: Callable[..., Any], activation: int) -> Callable[...
     For loops whose examples do not depend on each other. The pieces are as equal as can be.
     """
     whole = jax.vmap(function)
-    if jax.default_backend() != "cpu":
+    if not on_cpu():
         return whole
 
     def in_pieces(*arrays: Any) -> Any:

@@ -98,14 +98,14 @@ def one_class_interpretation_change(clean: Explanation, adversarial: Explanation
     return discrepancy(clean.maps, adversarial.maps, one_class(label, clean.logits.shape[-1]))
 
 
-def scaled(weight: float, term: Term) -> Term:
+def scaled(weight: float, term: Callable[..., Scalar]) -> Callable[..., Scalar]:
     """`weight * term`."""
-    return lambda clean, adversarial, label: weight * term(clean, adversarial, label)
+    return lambda *arguments: weight * term(*arguments)
 
 
-def total(*terms: Term) -> Term:
+def total(*terms: Callable[..., Scalar]) -> Callable[..., Scalar]:
     """The sum of terms."""
-    return lambda clean, adversarial, label: sum((term(clean, adversarial, label) for term in terms), start=0.0)
+    return lambda *arguments: sum((term(*arguments) for term in terms), start=0.0)
 
 
 def normal() -> Defense:
@@ -184,42 +184,38 @@ def class_attribution_change(points: int) -> PathTerm:
     return term
 
 
-def along_the_path(weight: float, term: PathTerm, adversarial: bool) -> Defense:
-    """A defense from a term on the path: the attack ascends and training descends `weight * term`, added to CE(x') in both if `adversarial`, else
-    to CE(x) in training.
-    """
+def at_both_ends(term: Term) -> PathTerm:
+    """A term of two explanations as one of the explainer and the two images."""
+    return lambda explain, x, x_adv, label: term(explain(x), explain(x_adv), label)
 
-    def inner(explain: Explain, x: Image, label: Label) -> Objective:
-        def objective(x_adv: Image) -> Scalar:
-            change = weight * term(explain, x, x_adv, label)
-            return change + cross_entropy(explain(x_adv).logits, label) if adversarial else change
 
-        return objective
-
-    def outer(explain: Explain, x: Image, x_adv: Image, label: Label) -> Scalar:
-        return cross_entropy(explain(x_adv if adversarial else x).logits, label) + weight * term(explain, x, x_adv, label)
-
-    return Defense(inner, outer)
+def from_path_terms(ascend: PathTerm, descend: PathTerm) -> Defense:
+    """A defense from two functions of (explain, x, x', label)."""
+    return Defense(lambda explain, x, label: lambda x_adv: ascend(explain, x, x_adv, label), descend)
 
 
 def ig_norm(weight: float = 1.0, points: int = 5) -> Defense:
     """IG-NORM (Chen et al. 2019, https://arxiv.org/abs/1905.09957, with the 5 points of the interpretability paper)."""
-    return along_the_path(weight, loss_attribution(points), adversarial=False)
+    change = scaled(weight, loss_attribution(points))
+    return from_path_terms(change, total(at_both_ends(clean_loss), change))
 
 
 def ig_sum_norm(weight: float = 1.0, points: int = 5) -> Defense:
     """IG-SUM-NORM (Chen et al. 2019, https://arxiv.org/abs/1905.09957)."""
-    return along_the_path(weight, loss_attribution(points), adversarial=True)
+    both = total(at_both_ends(adversarial_loss), scaled(weight, loss_attribution(points)))
+    return from_path_terms(both, both)
 
 
 def int_ig(weight: float = 0.01, points: int = 5) -> Defense:
     """Robust interpretation by integrated gradients, class by class, as the interpretability paper means it."""
-    return along_the_path(weight, class_attribution_change(points), adversarial=False)
+    change = scaled(weight, class_attribution_change(points))
+    return from_path_terms(change, total(at_both_ends(clean_loss), change))
 
 
 def int_ig_adv(weight: float = 0.01, points: int = 5) -> Defense:
     """The same and adversarial training, one attack on their sum."""
-    return along_the_path(weight, class_attribution_change(points), adversarial=True)
+    both = total(at_both_ends(adversarial_loss), scaled(weight, class_attribution_change(points)))
+    return from_path_terms(both, both)
 
 
 def gradient_norm(weight: float = 1.0) -> Defense:

@@ -205,13 +205,10 @@ class CAMNetwork(nn.Module):
         network, folded = self.fold_head(params, readout)
         act = ACTIVATIONS[self.activation]
         convs: list[convolutions.Convolution] = []
-        size = network.input_shape[:2]
-        for layer in network.layers:
-            step = layer.stride if isinstance(layer, Conv) else layer.width
+        for layer, (height, width, _) in zip(network.layers, [network.input_shape, *network.layer_shapes()], strict=False):
             if isinstance(layer, Conv):
                 kernel, bias = (folded[f"conv_{len(convs)}"][part] for part in ("kernel", "bias"))
-                convs.append(form(kernel, bias, layer.stride, size))
-            before, size = size, (-(-size[0] // step), -(-size[1] // step))
+                convs.append(form(kernel, bias, layer.stride, (height, width)))
 
         def ending_in_features(x: Image) -> Explanation:
             features = _run(network.layers, convs, self._checked(x), act)
@@ -221,7 +218,7 @@ class CAMNetwork(nn.Module):
             return ending_in_features
         assert isinstance(layer, Conv)
         kernel, bias = (params[f"conv_{len(convs) - 1}"][part] @ head for part in ("kernel", "bias"))
-        reading = convolutions.mean_over_positions(kernel, layer.stride, before)
+        reading = convolutions.mean_over_positions(kernel, layer.stride, (height, width))
 
         def ending_in_convolution(x: Image) -> Explanation:
             h = act(_run(network.layers[:-1], convs[:-1], self._checked(x), act))

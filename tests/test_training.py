@@ -214,16 +214,11 @@ def test_interrupted_between_dispatches_it_ends_with_the_same_parameters(tmp_pat
     config = digits.get_config("int,tiny")
     config.steps_per_dispatch = 2
     whole = training.train(config, str(tmp_path / "whole"))
-    validate = training.validate
-    monkeypatch.setattr(
-        training,
-        "validate",
-        lambda *a: (_ for _ in ()).throw(KeyboardInterrupt) if int(calls.append(1) or len(calls)) == 2 else validate(*a),
-    )
-    calls = []
-    with pytest.raises(KeyboardInterrupt):
-        training.train(config, str(tmp_path / "again"))
-    monkeypatch.setattr(training, "validate", validate)
+    at_each_save = iter([training.validate, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)])
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "validate", lambda *arguments: next(at_each_save)(*arguments))
+        with pytest.raises(KeyboardInterrupt):
+            training.train(config, str(tmp_path / "again"))
     with Checkpoints(tmp_path / "again", read_only=True) as checkpoints:
         assert checkpoints.steps() == [4]
     assert checksums(training.train(config, str(tmp_path / "again"))) == checksums(whole)

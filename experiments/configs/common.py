@@ -8,8 +8,8 @@ import ml_collections
 
 from experiments.cli import UserError
 
-# The weights of int... are those of the paper's networks; theirs of ig_norm and ig_sum_norm is 1 / batch_size (see irob/defenses.py).
 # Method -> the keyword arguments of its row in irob.DEFENSES. weight is lambda, beta that of TRADES, points n of a path (see irob/defenses.py).
+# The weights of int... are those of the paper's networks; theirs of ig_norm and ig_sum_norm is 1 / batch_size.
 METHODS: Mapping[str, Mapping[str, float]] = {
     "normal": {},
     "adv": {},

@@ -43,9 +43,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
 
     config.evaluation = ml_collections.ConfigDict()
     config.evaluation.eps = (0.0, 0.05, 0.1, 0.2, 0.3, 0.35, 0.4)  # the evaluation's ladder
-    if (
-        "fast" in switches
-    ):  # minutes instead of hours: more images and fewer, larger attack steps, a higher rate that falls, an earlier ramp
+    if "fast" in switches:
+        # Minutes instead of hours: more images, fewer and larger attack steps, a higher rate that falls, an earlier ramp.
         config.num_steps = 8_000
         config.batch_size = 100
         config.learning_rate = 2e-3
