@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import irob
-from experiments import benchmark, floors
+from experiments import benchmark
+from experiments.benchmarks import floors, groups, scaling, timing
 from irob.networks import CAMNetwork, Conv, MaxPool
 
 
@@ -30,7 +31,7 @@ def test_a_network_that_ends_otherwise_pays_for_its_head():
 
 @pytest.mark.parametrize(("name", "giga"), [("mnist_small", 10.5), ("cifar_small", 11.9), ("cifar_wresnet", 476.0)])
 def test_the_papers_steps_have_the_known_counts(name, giga):
-    of = benchmark.STEPS[name]
+    of = groups.STEPS[name]
     cost = floors.training_step(irob.create(of.network, of.image_shape, 10), "int", of.batch, of.attack_steps)
     assert cost.operations / 1e9 == pytest.approx(giga, rel=0.1)
 
@@ -42,10 +43,10 @@ def test_contenders_take_turns():
         order.append(name)
         return 0.5, name
 
-    timings, returned = benchmark.timed({name: functools.partial(run, name) for name in ("irob", "a", "b")}, rounds=3, least=0.0)
+    timings, returned = timing.timed({name: functools.partial(run, name) for name in ("irob", "a", "b")}, rounds=3, least=0.0)
     assert order == ["irob", "a", "b"] + ["irob", "irob", "a", "a", "b", "b"] * 3  # the first of each two does not count
     assert returned == {name: name for name in order}
-    assert all(timing == benchmark.Timing(0.5, [0.5] * 3) for timing in timings.values())
+    assert all(found == timing.Timing(0.5, [0.5] * 3) for found in timings.values())
 
 
 def two_words(first):
@@ -53,7 +54,7 @@ def two_words(first):
 
 
 def test_peers_run_in_a_process_of_their_own():
-    with benchmark.Peers(two_words, ("aB",)) as peers:
+    with timing.Peers(two_words, ("aB",)) as peers:
         assert peers.names == ["one", "two"]
         seconds, returned = peers.run("two")
         assert returned == "ab" and seconds >= 0
@@ -62,14 +63,14 @@ def test_peers_run_in_a_process_of_their_own():
 
 
 def test_the_check_of_equal_accuracies_can_fail():
-    group = benchmark.pgd_200()
+    group = groups.pgd_200()
     assert "irob 0.500" in group.check({"irob": 0.5, "other": 0.505})
     with pytest.raises(RuntimeError, match="do not do the same"):
         group.check({"irob": 0.5, "other": 0.6})
 
 
 def test_the_check_of_equal_maps_can_fail():
-    group = benchmark.explained("grad_cam")
+    group = groups.explained("grad_cam")
     maps = group.ours()
     assert maps.shape == (64, 7, 7)
     assert "agree" in group.check({"irob": maps, "other": maps * (1 + 1e-6)})
@@ -80,16 +81,16 @@ def test_the_check_of_equal_maps_can_fail():
 @pytest.mark.parametrize("what", ["ig", "grad_cam"])
 def test_captums_maps_are_ours(what):
     pytest.importorskip("captum")
-    group = benchmark.explained(what)
+    group = groups.explained(what)
     found = {name: run() for name, run in group.peers(*group.arguments).items()}
     assert found and "agree" in group.check({"irob": group.ours(), **found})
 
 
 def test_scaling_times_every_variation_on_its_devices(monkeypatch):
-    small = benchmark.BASE._replace(batch=4, attack_steps=1)
-    monkeypatch.setattr(benchmark, "SCALING", {"devices": [("2", small, 2)], "batch": [("3", small._replace(batch=3), 1)]})
+    small = scaling.BASE._replace(batch=4, attack_steps=1)
+    monkeypatch.setattr(scaling, "SCALING", {"devices": [("2", small, 2)], "batch": [("3", small._replace(batch=3), 1)]})
     before = os.environ.get("XLA_FLAGS")
-    result = benchmark.scaling(rounds=1)
+    result = scaling.scaling(rounds=1)
     assert os.environ.get("XLA_FLAGS") == before
     assert [(row["what"], row["value"]) for row in result["scaling"]] == [("devices", "2"), ("batch", "3")]
     assert [row["devices"] for row in result["scaling"]] == [2, 1]
@@ -99,7 +100,7 @@ def test_scaling_times_every_variation_on_its_devices(monkeypatch):
 
 def peers():
     pytest.importorskip("torch")
-    from experiments import peers
+    from experiments.benchmarks import peers
 
     return peers
 
