@@ -8,11 +8,11 @@
 and an .npz with arrays by example. Interrupted, the same command goes on where it was.
 
     pgd           accuracy against eps (--steps 1,10,100,200 for a ladder of steps)
-    aai           Kendall's tau of the true class's map under the top-k attack against it (--k)
+    aai           Kendall's tau of the true class's map under the top-k attack against it (--k, --map)
     bound         both sides of Proposition 1, under the smallest attack and the sneaking attack
-    isa           normalised discrepancy, slope, tau and Pearson's r under the sneaking attack, for every kind of discrepancy (--budgets)
-    tradeoff      discrepancy against eps under the sneaking attack
-    topk_overlap  top k positions in common with the maps of another network (--versus)
+    isa           normalised discrepancy, slope, tau and Pearson's r under the sneaking attack, for every kind of discrepancy (--budgets, --map)
+    tradeoff      discrepancy against eps under the sneaking attack (--budgets, --map)
+    topk_overlap  top k positions in common with the maps of another network (--versus, --k, --map)
     inversion     images that drive one unit of the representation
 """
 
@@ -118,23 +118,24 @@ def main() -> None:
     refuse(
         "topk_overlap" in measures and not flag.versus, "--measure topk_overlap compares two networks: give --versus WORKDIR or FILE.pkl"
     )
+    maps = parse_maps(flag.map, measures)
     parallel.start(flag.coordinator, flag.num_processes, flag.process_id)
     if flag.weights:
         subject = subjects.from_weights(flag.weights, flag.dataset, flag.force)
-        out = pathlib.Path(flag.out or pathlib.Path("runs") / default_name(f"{subject.name}_{flag.protocol}", measures))
+        out = pathlib.Path(flag.out or pathlib.Path("runs") / default_name(f"{subject.name}_{flag.protocol}", measures, maps))
     else:
         refuse(
             not pathlib.Path(flag.workdir).is_dir(),
             f"there are no checkpoints in {flag.workdir}: train there first, or give the --workdir of a run",
         )
         subject = subjects.from_workdir(flag.workdir, flag.step)
-        out = pathlib.Path(flag.out or pathlib.Path(flag.workdir) / default_name(f"{flag.protocol}_{flag.step}", measures))
+        out = pathlib.Path(flag.out or pathlib.Path(flag.workdir) / default_name(f"{flag.protocol}_{flag.step}", measures, maps))
     results.check_free(out, flag.overwrite)
     height, width, _ = subject.network.features_shape()
     refuse(not 1 <= flag.k <= height * width, f"--k={flag.k} must be in 1..{height * width}, the positions of a map")
     other = subjects.from_path(flag.versus, subject.dataset) if flag.versus else None
     split = data.load(subject.dataset, "test", flag.data_dir)
-    options = {"num_examples": flag.num_examples, "steps": steps, "k": flag.k, "budgets": budgets}
+    options = {"num_examples": flag.num_examples, "steps": steps, "k": flag.k, "budgets": budgets, "maps": maps}
     protocol = protocols.find(flag.protocol)
     refuse(
         subject.norm not in protocol.norms,
@@ -173,9 +174,9 @@ def refuse(wrong: bool, message: str) -> None:
         raise UserError(message)
 
 
-def default_name(stem: str, measures: Sequence[str]) -> str:
-    """STEM.json of robust accuracy, STEM_MEASURE_MEASURE.json of anything else."""
-    return "_".join([stem, *(() if list(measures) == ["pgd"] else measures)]) + ".json"
+def default_name(stem: str, measures: Sequence[str], maps: Sequence[str]) -> str:
+    """STEM.json of robust accuracy, STEM_MEASURE_MEASURE[_MAP].json of anything else."""
+    return "_".join([stem, *(() if list(measures) == ["pgd"] else measures), *maps]) + ".json"
 
 
 def parse_measures(given: list[str]) -> tuple[str, ...]:
@@ -184,6 +185,25 @@ def parse_measures(given: list[str]) -> tuple[str, ...]:
 
     for name in given:
         refuse(name not in MEASURES, f"unknown measure {name!r}: choose from {', '.join(MEASURES)}")
+    return tuple(dict.fromkeys(given))
+
+
+def parse_maps(given: list[str], measures: tuple[str, ...]) -> tuple[str, ...]:
+    """The maps asked for, each once."""
+    from irob.explainers import EXPLAINERS
+
+    of_label = sorted({"aai", "topk_overlap"} & set(measures))
+    readers = {*of_label, "isa", "tradeoff"}
+    for name in given:
+        refuse(name not in EXPLAINERS, f"unknown map {name!r}: choose from {', '.join(EXPLAINERS)}")
+        refuse(
+            not readers & set(measures),
+            f"--map={name}: of {', '.join(measures)} none looks at other maps; aai, isa, tradeoff, topk_overlap do",
+        )
+        refuse(
+            name == "representation" and bool(of_label),
+            f"--map=representation: {', '.join(of_label)} needs maps of a class, and it has none",
+        )
     return tuple(dict.fromkeys(given))
 
 
@@ -214,15 +234,14 @@ def define_flags() -> None:
     flags.DEFINE_list("eps", None, "ladder of eps, e.g. 0,0.1,8/255 (default: that of the config)")
     flags.DEFINE_list("steps", None, "of PGD, one or several (default: those of the protocol)")
     flags.DEFINE_integer("k", 8, "how many of the most salient positions of a map, for aai and topk_overlap")
+    flags.DEFINE_list("map", [], "maps to measure, one or several (default: those of the paper's tables); see irob/explainers.py")
     flags.DEFINE_list("budgets", "1.5,2,3,4", "of the sneaking attack, multiples of the smallest eps that changes the prediction")
     flags.DEFINE_string("versus", None, "a second network for topk_overlap: a workdir or a file of weights")
     flags.DEFINE_integer("num_examples", None, "only the first ones of the test split (standard protocol)")
     flags.DEFINE_integer(
         "batch_size", None, "images at a time on a device (default: chosen for it); results do not depend on it beyond rounding"
     )
-    flags.DEFINE_string(
-        "out", None, "result file (default: WORKDIR/PROTOCOL_STEP[_MEASURES].json or runs/WEIGHTS_PROTOCOL[_MEASURES].json)"
-    )
+    flags.DEFINE_string("out", None, "result file (default: WORKDIR/PROTOCOL_STEP[_MEASURES][_MAPS].json or runs/WEIGHTS_PROTOCOL...json)")
     flags.DEFINE_bool("overwrite", False, "replace an existing result file")
     flags.DEFINE_string("data_dir", None, "where tfds data sets lie (default: $TFDS_DATA_DIR or tfds's own)")
     flags.DEFINE_string("coordinator", None, "several processes: host:port of process 0, or auto on TPU pods")

@@ -15,10 +15,15 @@ def text(result: dict[str, Any]) -> str:
 
 def block(result: dict[str, Any], measure: str) -> str:
     """The table of one measure."""
-    title, belongs, columns = BLOCKS[measure]
-    records = [record for record in result["records"] if record["metric"] in belongs[0] and record.get("attack", "pgd") in belongs[1]]
-    rows = [[cell(record, key) for _, key in columns] for record in records]
+    title, _, columns = BLOCKS[measure]
+    rows = [[cell(record, key) for _, key in columns] for record in records_of(result, measure)]
     return "\n".join([title.format(**result["protocol"]), *aligned([[name for name, _ in columns], *rows])])
+
+
+def records_of(result: dict[str, Any], measure: str) -> list[dict[str, Any]]:
+    """The records of one measure."""
+    metrics, attacks = BLOCKS[measure][1]
+    return [record for record in result["records"] if record["metric"] in metrics and record.get("attack", "pgd") in attacks]
 
 
 def cell(record: dict[str, Any], key: str) -> str:
@@ -51,7 +56,7 @@ BLOCKS: dict[str, tuple[str, tuple[set[str], set[str]], tuple[tuple[str, str], .
     "aai": (
         "Kendall's tau of the true class's map under the top-k attack",
         ({"kendall_tau"}, {"aai"}),
-        (("eps", "eps"), ("over", "over"), ("n", "n"), ("tau", "value"), ("95% interval", "ci95")),
+        (("map", "map"), ("eps", "eps"), ("over", "over"), ("n", "n"), ("tau", "value"), ("95% interval", "ci95")),
     ),
     "bound": (
         "Proposition 1: share of images where D >= margin / 2, and the ratio of the two",
@@ -74,12 +79,12 @@ BLOCKS: dict[str, tuple[str, tuple[set[str], set[str]], tuple[tuple[str, str], .
     "tradeoff": (
         "Discrepancy (raw) against budget under the sneaking attack",
         ({"discrepancy"}, {"isa"}),
-        (*KIND[1:], ("budget", "budget"), ("mean eps", "eps"), *VALUE, ("failed", "failed")),
+        (*KIND, ("budget", "budget"), ("mean eps", "eps"), *VALUE, ("failed", "failed")),
     ),
     "topk_overlap": (
         "Most salient positions in common with another network",
         ({"topk_overlap"}, {"pgd"}),
-        (("with", "with"), ("k", "k"), *VALUE),
+        (("with", "with"), ("map", "map"), ("k", "k"), *VALUE),
     ),
     "inversion": (
         "Feature inversion: activity of the unit",

@@ -27,6 +27,7 @@ from irob.arrays import Array, Params, Scalar
 from irob.attacks.balls import BALLS
 from irob.attacks.pgd import constant_steps, pgd
 from irob.defenses import DEFENSES, Defense
+from irob.explainers import explainer, for_attacks, plain
 from irob.networks import CAMNetwork
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def make_step(config: "ml_collections.ConfigDict", network: CAMNetwork, defense:
     update = optimizer(config).update
 
     def attack(params: Params, x: Array, labels: Array, keys: Array, eps: Scalar) -> Array:
-        explain = network.attack_form(params, dtype=config.attack.dtype)
+        explain = explainer(config.map, network, for_attacks(params, config.attack.dtype))
         ball = BALLS[config.attack.norm](eps)
         step_sizes = constant_steps(config.attack.step_size, config.attack.num_steps)
 
@@ -107,7 +108,7 @@ def make_step(config: "ml_collections.ConfigDict", network: CAMNetwork, defense:
             x_adv = jax.lax.cond(eps > 0.0, lambda: attack(state.params, x, labels, keys, eps), lambda: x)
 
         def loss_of(params: Params) -> Scalar:
-            explain = lambda z: network.explain(params, z)  # noqa: E731
+            explain = explainer(config.map, network, plain(params))
             return jnp.mean(jax.vmap(lambda x, x_adv, label: defense.outer(explain, x, x_adv, label))(x, x_adv, labels))
 
         loss, gradient = parallel.mean(jax.value_and_grad(loss_of)(state.params))

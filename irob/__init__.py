@@ -1,8 +1,9 @@
 """Interpretability-aware robustness in JAX: pure functions of one example, lifted to batches with `jax.vmap`.
 
     networks       create, SmallCNN, PoolCNN, WResNet, CAMNetwork of Conv and MaxPool: x -> class activation maps and logits
-    maps           cam, grad_cam, grad_cam_plus_plus, complete; READOUTS, the maps that are linear in the last feature map; on pixels
+    maps           cam, grad_cam, grad_cam_plus_plus, layer_cam, complete; READOUTS, the maps that are linear in the last feature map; on pixels
                    saliency, gradient_x_input, integrated_gradients, expected_gradients, smooth_grad; heatmap for display
+    explainers     EXPLAINERS, every map by name; explainer(name, network, form) with form = plain(params) or for_attacks(params)
     losses         cross_entropy, kl_divergence, margin, dlr
     discrepancy    discrepancy; class weights one_class, two_class, all_class, top_k_classes, soft_two_class, normalised; top_k_pixels,
                    top_k_overlap; proposition_1_gap; kendall_tau, pearson
@@ -51,6 +52,7 @@ from irob.discrepancy import (
     top_k_pixels,
     two_class,
 )
+from irob.explainers import EXPLAINERS, explainer, for_attacks, plain
 from irob.inversion import activation, invert
 from irob.losses import cross_entropy, dlr, kl_divergence, margin
 from irob.maps import (
@@ -65,6 +67,7 @@ from irob.maps import (
     gradient_x_input,
     heatmap,
     integrated_gradients,
+    layer_cam,
     saliency,
     smooth_grad,
 )
@@ -75,6 +78,7 @@ __version__ = "0.3.0"
 __all__ = [
     "BALLS",
     "DEFENSES",
+    "EXPLAINERS",
     "L1",
     "L2",
     "NETWORKS",
@@ -118,6 +122,8 @@ __all__ = [
     "discrepancy",
     "dlr",
     "expected_gradients",
+    "explainer",
+    "for_attacks",
     "from_terms",
     "grad_cam",
     "grad_cam_plus_plus",
@@ -131,6 +137,7 @@ __all__ = [
     "kl_divergence",
     "largest_weight",
     "last_of_pgd",
+    "layer_cam",
     "margin",
     "mean_with_error",
     "normalised",
@@ -138,6 +145,7 @@ __all__ = [
     "one_class_interpretation_change",
     "pearson",
     "pgd",
+    "plain",
     "prediction_change",
     "proposition_1_gap",
     "robust_accuracy",

@@ -15,6 +15,8 @@ of the label (t = label, f = logits, M = raw class activation maps, CE = cross-e
     int_adv        CE(x') + lambda R     CE(x') + lambda R
     int2           CE(x')                CE(x) + lambda R
     int2_adv       CE(x')                CE(x') + lambda R
+    mart           CE(x')                CE(x') + U(x') + beta (1 - p_t(x)) KL,    U = -log(1 - max_{i != t} p_i)
+    alp            CE(x')                (CE(x) + CE(x')) / 2 + lambda ||f(x) - f(x')||_2^2
 
 and of terms that differentiate on the way from x to x', z_k = x + k/n (x' - x), k = 1..n:
 
@@ -26,6 +28,7 @@ and of terms that differentiate on the way from x to x', z_k = x + k/n (x' - x),
     int_ig         lambda R_G            CE(x) + lambda R_G
     int_ig_adv     CE(x') + lambda R_G   CE(x') + lambda R_G
     gradient_norm  (no attack)           CE(x) + lambda ||d CE(x) / dx||_2^2
+    saliency_norm  (no attack)           CE(x) + lambda ||d f_t(x) / dx||_2^2
 
 Boopathy et al. 2020 (https://arxiv.org/abs/2006.14748), in the form that the authors trained: raw sums over positions, no factor 1/2,
 gradient through the softmax weights, lambda = 0.01. On the paper's scale (complete maps, halved terms) that weight is 0.02 h w.
@@ -42,7 +45,7 @@ import jax.numpy as jnp
 
 from irob.arrays import Array, Explain, Explanation, Image, Label, Objective, Scalar
 from irob.discrepancy import discrepancy, l1_norm, one_class, soft_two_class
-from irob.losses import cross_entropy, kl_divergence
+from irob.losses import cross_entropy, is_class, kl_divergence, pick
 
 Term = Callable[[Explanation, Explanation, Label], Scalar]
 
@@ -96,6 +99,24 @@ def interpretation_change(clean: Explanation, adversarial: Explanation, label: L
 def one_class_interpretation_change(clean: Explanation, adversarial: Explanation, label: Label) -> Scalar:
     """R_1, the l1 discrepancy of the raw maps of the true class."""
     return discrepancy(clean.maps, adversarial.maps, one_class(label, clean.logits.shape[-1]))
+
+
+def logit_pairing(clean: Explanation, adversarial: Explanation, label: Label) -> Scalar:
+    """`||f(x) - f(x')||_2^2`."""
+    return jnp.sum((clean.logits - adversarial.logits) ** 2)
+
+
+def runner_up_loss(clean: Explanation, adversarial: Explanation, label: Label) -> Scalar:
+    """`U = -log(1 - p_j(x')) = softplus(f_j - logsumexp_{i != j} f_i)`, j the most probable class other than t."""
+    others = jnp.where(is_class(label, adversarial.logits.shape[-1]), -jnp.inf, adversarial.logits)
+    j = jax.lax.stop_gradient(jnp.argmax(others))
+    rest = jnp.where(is_class(j, others.shape[-1]), -jnp.inf, adversarial.logits)
+    return jax.nn.softplus(pick(adversarial.logits, j) - jax.nn.logsumexp(rest))
+
+
+def misclassification_aware_change(clean: Explanation, adversarial: Explanation, label: Label) -> Scalar:
+    """`(1 - p_t(x)) KL(p(x) || p(x'))`."""
+    return (1.0 - pick(jax.nn.softmax(clean.logits), label)) * kl_divergence(clean.logits, adversarial.logits)
 
 
 def scaled(weight: float, term: Callable[..., Scalar]) -> Callable[..., Scalar]:
@@ -152,17 +173,39 @@ def int2_adv(weight: float = 0.01) -> Defense:
     return from_terms(adversarial_loss, total(adversarial_loss, scaled(weight, interpretation_change)))
 
 
+def mart(beta: float = 5.0) -> Defense:
+    """MART (Wang et al. 2020, https://openreview.net/forum?id=rklOg6EFwS, eq. 11; beta, their lambda, as in their code)."""
+    return from_terms(adversarial_loss, total(adversarial_loss, runner_up_loss, scaled(beta, misclassification_aware_change)))
+
+
+def alp(weight: float = 0.5) -> Defense:
+    """Adversarial logit pairing (Kannan et al. 2018, https://arxiv.org/abs/1803.06373, sec. 4, on a mixture of clean and attacked images)."""
+    return from_terms(adversarial_loss, total(scaled(0.5, clean_loss), scaled(0.5, adversarial_loss), scaled(weight, logit_pairing)))
+
+
 PathTerm = Callable[[Explain, Image, Image, Label], Scalar]
+CHUNK = 5  # points of a path that are computed at a time
 
 
 def path_attributions(function: Callable[[Image], Any], x: Image, x_adv: Image, points: int) -> Array:
     """`(x' - x) * mean_k d function(z_k) / d z` with `z_k = x + k/n (x' - x)`, k = 1..n: `[..., H, W, c]` for a function to `[...]`.
 
-    All points at once: inside of a scan, gradients in parameters would be slow on CPU.
+    `CHUNK` points at a time, and their gradients are computed again when differentiated: memory does not grow with the others. Few points are
+    one chunk, without a loop, in which gradients in parameters would be slow on CPU.
     """
-    on_path = jnp.arange(1, points + 1, dtype=x.dtype) / points
-    gradients = jax.vmap(lambda a: jax.jacrev(function)(x + a * (x_adv - x)))(on_path)
-    return (x_adv - x) * jnp.mean(gradients, axis=0)
+    groups = -(-points // CHUNK)
+    k = jnp.arange(1, groups * -(-points // groups) + 1, dtype=x.dtype).reshape(groups, -1)
+
+    def summed(k: Array) -> Array:
+        gradients = jax.vmap(lambda k: jax.jacrev(function)(x + k / points * (x_adv - x)))(jnp.minimum(k, points))
+        return jnp.tensordot(k <= points, gradients, axes=1)
+
+    if groups == 1:
+        total = summed(k[0])
+    else:
+        nothing = jnp.zeros(jax.eval_shape(summed, k[0]).shape, x.dtype)
+        total, _ = jax.lax.scan(lambda total, k: (total + jax.checkpoint(summed)(k), None), nothing, k)
+    return (x_adv - x) * total / points
 
 
 def loss_attribution(points: int) -> PathTerm:
@@ -228,6 +271,19 @@ def gradient_norm(weight: float = 1.0) -> Defense:
     return Defense(None, outer)
 
 
+def saliency_norm(weight: float = 1.0) -> Defense:
+    """A small saliency map of the true class: the magnitude part of interpretation regularisation (Noack et al. 2019,
+    https://arxiv.org/abs/1912.03430), which also turns the map towards a given one.
+    """
+
+    def outer(explain: Explain, x: Image, x_adv: Image, label: Label) -> Scalar:
+        logits, back = jax.vjp(lambda z: explain(z).logits, x)
+        (gradient,) = back(is_class(label, len(logits)).astype(logits.dtype))
+        return cross_entropy(logits, label) + weight * jnp.sum(gradient**2)
+
+    return Defense(None, outer)
+
+
 DEFENSES: dict[str, Callable[..., Defense]] = {
     "normal": normal,
     "adv": adv,
@@ -237,9 +293,12 @@ DEFENSES: dict[str, Callable[..., Defense]] = {
     "int_adv": int_adv,
     "int2": int2,
     "int2_adv": int2_adv,
+    "mart": mart,
+    "alp": alp,
     "ig_norm": ig_norm,
     "ig_sum_norm": ig_sum_norm,
     "int_ig": int_ig,
     "int_ig_adv": int_ig_adv,
     "gradient_norm": gradient_norm,
+    "saliency_norm": saliency_norm,
 }

@@ -81,6 +81,18 @@ def grad_cam_plus_plus(features: Features, score: Callable[[Features], Logits]) 
     return cam(features, jnp.sum(a * jnp.maximum(g, 0.0), axis=(1, 2)).T)
 
 
+def layer_cam(features: Features, score: Callable[[Features], Logits]) -> Maps:
+    """LayerCAM before its final rectification: `M_c(u) = sum_k max(d f_c / d A_k(u), 0) A_k(u)`.
+
+    Jiang et al. 2021, https://doi.org/10.1109/TIP.2021.3089943, eq. 5 and 6. For the spatial mean and a linear head W it is Grad-CAM++,
+    `cam(A, max(W, 0)) / (h w)`.
+
+    Args:
+      features, score: as in `grad_cam`.
+    """
+    return jnp.einsum("chwk,hwk->hwc", jnp.maximum(_gradients(features, score), 0.0), features)
+
+
 def _gradients(features: Features, score: Callable[[Features], Logits]) -> Float[Array, "C h w K"]:
     return jax.jacrev(score)(features)
 

@@ -11,7 +11,20 @@ from conftest import ROOT
 import irob
 
 ALLOWED = {"jax", "flax", "jaxtyping", "numpy", "irob"}
-ORDER = ["arrays", "convolutions", "losses", "maps", "networks", "authors", "discrepancy", "attacks", "inversion", "defenses", "metrics"]
+ORDER = [
+    "arrays",
+    "convolutions",
+    "losses",
+    "maps",
+    "networks",
+    "explainers",
+    "authors",
+    "discrepancy",
+    "attacks",
+    "inversion",
+    "defenses",
+    "metrics",
+]
 MODULES = [pathlib.Path(p) for p in sorted((ROOT / "irob").rglob("*.py"))]
 
 

@@ -30,6 +30,7 @@ def test_gradient_maps_have_closed_forms_for_a_linear_head(random, shape):
     area = shape[0] * shape[1]
     np.testing.assert_allclose(maps.grad_cam(features, score), features @ head / area, atol=1e-6)
     np.testing.assert_allclose(maps.grad_cam_plus_plus(features, score), features @ np.maximum(head, 0) / area, atol=1e-6)
+    np.testing.assert_allclose(maps.layer_cam(features, score), features @ np.maximum(head, 0) / area, atol=1e-6)
 
 
 def test_gradient_maps_against_loops(random):
@@ -38,7 +39,7 @@ def test_gradient_maps_against_loops(random):
     h, w, K = features.shape
     weights = np.random.default_rng(5).normal(size=(3, *features.shape)).astype(np.float32)
     score = lambda A: np.tanh(np.tensordot(weights.astype(np.float64), A**2, axes=3) / A.size)
-    cam, plus_plus = np.zeros((h, w, 3)), np.zeros((h, w, 3))
+    cam, plus_plus, layer = np.zeros((3, h, w, 3))
     for k in range(K):
         g = np.zeros((h, w, 3))
         for i in range(h):
@@ -47,12 +48,14 @@ def test_gradient_maps_against_loops(random):
                 moved[i, j, k] = 1e-6
                 g[i, j] = (score(features + moved) - score(features - moved)) / 2e-6
         for c in range(3):
+            layer[..., c] += np.maximum(g[..., c], 0) * features[..., k]
             cam[..., c] += g[..., c].mean() * features[..., k]
             a = np.where(g[..., c] > 0, g[..., c] ** 2 / (2 * g[..., c] ** 2 + g[..., c] ** 3 * features[..., k].sum()), 0.0)
             if a.sum():
                 plus_plus[..., c] += (a / a.sum() * np.maximum(g[..., c], 0)).sum() * features[..., k]
     np.testing.assert_allclose(maps.grad_cam(features, nonlinear_score), cam, atol=1e-5)
     np.testing.assert_allclose(maps.grad_cam_plus_plus(features, nonlinear_score), plus_plus, atol=1e-5)
+    np.testing.assert_allclose(maps.layer_cam(features, nonlinear_score), layer, atol=1e-5)
 
 
 def test_grad_cam_plus_plus_is_finite_where_nothing_is_positive():

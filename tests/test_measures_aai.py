@@ -43,7 +43,7 @@ def test_paper_is_a_plain_loop(trained, digits):
             x_adv = np.clip(np.clip(x_adv - np.float32(0.01) * np.sign(gradient(x_adv)), x - np.float32(eps), x + np.float32(eps)), 0, 1)
         moved = np.asarray(maps(x_adv, labels)).reshape(24, -1)
         taus = [scipy.stats.kendalltau(a, b).statistic for a, b in zip(clean, moved, strict=True)]
-        np.testing.assert_allclose(found.arrays["taus"][row], taus, atol=0.02)
+        np.testing.assert_allclose(found.arrays["cam/taus"][row], taus, atol=0.02)
         unchanged = predict(x_adv) == predict(x)
         (record,) = [record for record in records(found, "unchanged") if record["eps"] == eps]
         assert record["n"] == unchanged.sum() and record["k"] == 4
@@ -60,15 +60,15 @@ def test_without_perturbation_tau_is_one(trained, digits):
 def test_standard_keeps_every_prediction_and_tau_falls(trained, digits):
     found = measured(trained, digits, STANDARD)
     assert [record["n"] for record in records(found, "unchanged")] == [24, 24, 24]
-    assert (np.diff(found.arrays["taus"], axis=0) <= 0).all()
+    assert (np.diff(found.arrays["cam/taus"], axis=0) <= 0).all()
     assert records(found, "all")[-1]["value"] < 0.9
-    assert (found.arrays["predictions"] == found.arrays["clean_predictions"]).all()
+    assert (found.arrays["cam/predictions"] == found.arrays["clean_predictions"]).all()
 
 
 def test_results_do_not_depend_on_the_batch_size(trained, digits):
     a, b = (measured(trained, digits, STANDARD, batch_size) for batch_size in (5, 3))
-    np.testing.assert_array_equal(a.arrays["predictions"], b.arrays["predictions"])
-    np.testing.assert_allclose(a.arrays["taus"], b.arrays["taus"], atol=0.02)
+    np.testing.assert_array_equal(a.arrays["cam/predictions"], b.arrays["cam/predictions"])
+    np.testing.assert_allclose(a.arrays["cam/taus"], b.arrays["cam/taus"], atol=0.02)
 
 
 @pytest.mark.parametrize("protocol", [PAPER, STANDARD])

@@ -19,12 +19,18 @@ METHODS: Mapping[str, Mapping[str, float]] = {
     "int_adv": {"weight": 0.01},
     "int2": {"weight": 0.01},
     "int2_adv": {"weight": 0.01},
+    "mart": {"beta": 5.0},
+    "alp": {"weight": 0.5},
     "ig_norm": {"weight": 1.0, "points": 5},
     "ig_sum_norm": {"weight": 1.0, "points": 5},
     "int_ig": {"weight": 0.01, "points": 5},
     "int_ig_adv": {"weight": 0.01, "points": 5},
     "gradient_norm": {"weight": 1.0},
+    "saliency_norm": {"weight": 1.0},
 }
+# Methods that compare the maps of x and x', and the maps that have one for each class.
+MAP_METHODS = ("int", "int_one_class", "int_adv", "int2", "int2_adv")
+MAPS = ("cam", "grad_cam", "grad_cam_plus_plus", "saliency", "gradient_x_input", "integrated_gradients", "smooth_grad")
 NETWORKS = ("small", "pool", "wresnet")
 NORMS = ("linf", "l2", "l1")
 DTYPES = ("float32", "bfloat16")
@@ -80,6 +86,10 @@ def validate(config: ml_collections.ConfigDict, num_devices: int = 1) -> None:
     require(config.method in METHODS, "method", f"choose one of {', '.join(METHODS)}")
     require(set(config.defense) == set(METHODS[config.method]), "defense", f"{config.method} takes {dict(METHODS[config.method])}")
     require(config.network in NETWORKS, "network", f"choose one of {', '.join(NETWORKS)}")
+    require(config.map in MAPS, "map", f"choose one of {', '.join(MAPS)}")
+    require(
+        config.map == "cam" or config.method in MAP_METHODS, "map", f"{config.method} compares no maps: only {', '.join(MAP_METHODS)} do"
+    )
     for option, value in config.defense.items():
         require(math.isfinite(value) and value >= 0.0, f"defense.{option}", "must be finite and not negative")
     require(config.defense.get("points", 1) >= 1, "defense.points", "must be positive")
@@ -125,7 +135,7 @@ def validate(config: ml_collections.ConfigDict, num_devices: int = 1) -> None:
 
 def completed(stored: Mapping[str, Any]) -> dict[str, Any]:
     """A stored config with the fields that are younger than it, at the values that it was trained with."""
-    return {"steps_per_dispatch": 1, **stored, "attack": {"dtype": "float32", **stored.get("attack", {})}}
+    return {"steps_per_dispatch": 1, "map": "cam", **stored, "attack": {"dtype": "float32", **stored.get("attack", {})}}
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "config.") -> list[str]:

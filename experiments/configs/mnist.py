@@ -18,6 +18,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.dataset = "mnist"  # a key of data.DATASETS
     config.network = "small"  # or "pool"
     config.method = method  # one of common.METHODS
+    config.map = "cam"  # one of common.MAPS, which int, int_one_class, int_adv, int2 and int2_adv compare
     config.seed = 99  # of the initial weights (99: the authors'), the order of the data and the random starts
 
     config.num_steps = 110_000  # 100 epochs

@@ -18,6 +18,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.dataset = "restricted_imagenet"  # a key of data.DATASETS
     config.network = "small" if "tiny" in switches else "wresnet"  # or "pool"; a WResNet takes minutes for eight steps on a CPU
     config.method = method  # one of common.METHODS
+    config.map = "cam"  # one of common.MAPS, which int, int_one_class, int_adv, int2 and int2_adv compare
     config.seed = 99  # of the initial weights (99: the authors'), the order of the data and the random starts
 
     config.num_steps = 140_000  # 35 epochs of the 257,000 training images in the nine groups

@@ -5,15 +5,16 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from experiments.checkpoints import fingerprint
 from experiments.cli import UserError
 from experiments.data import to_unit
 from experiments.evaluator import exact
 from experiments.measures.task import Measured, Task, mean
+from irob import explainers
 from irob.arrays import Array, Image, Label, Params
 from irob.discrepancy import top_k_overlap
-from irob.losses import pick
 from irob.networks import CAMNetwork
 
 
@@ -24,10 +25,13 @@ def measure(task: Task) -> Measured:
     name, other, other_params = task.other
     refuse_strangers(task.evaluator.network, other, name)
     indices = task.drawn("topk_overlap").indices
-    check = overlap_check(task.evaluator.network, other, task.k)
-    overlap = task.evaluator.map(f"overlap k {task.k} with {fingerprint(other_params)}", check, (other_params,), indices)["overlap"]
-    record = {"metric": "topk_overlap", "map": "cam", "with": name, "k": task.k, **mean(overlap)}
-    return Measured([record], {"indices": indices, "labels": task.evaluator.split.labels[indices], "overlap": overlap})
+    records, arrays = [], {"indices": indices, "labels": task.evaluator.split.labels[indices]}
+    for of in task.maps or ("cam",):
+        check = overlap_check(task.evaluator.network, other, of, task.k)
+        kept_as = f"overlap of {of}, k {task.k} with {fingerprint(other_params)}"
+        arrays[of] = task.evaluator.map(kept_as, check, (other_params,), indices)["overlap"]
+        records.append({"metric": "topk_overlap", "map": of, "with": name, "k": task.k, **mean(arrays[of])})
+    return Measured(records, arrays)
 
 
 def refuse_strangers(network: CAMNetwork, other: CAMNetwork, name: str) -> None:
@@ -41,13 +45,16 @@ def refuse_strangers(network: CAMNetwork, other: CAMNetwork, name: str) -> None:
 
 
 @functools.lru_cache
-def overlap_check(network: CAMNetwork, other: CAMNetwork, k: int) -> Callable[..., Any]:
+def overlap_check(network: CAMNetwork, other: CAMNetwork, name: str, k: int) -> Callable[..., Any]:
     """Pmapped `((params, other params), images, labels, indices) -> overlap`."""
 
     def check(shared: tuple[Params, Params], images: Array, labels: Array, indices: Array) -> dict[str, Any]:
         def one(x: Image, label: Label) -> Array:
-            ours, theirs = (net.explain(params, x).maps for net, params in zip((network, other), shared, strict=True))
-            return pick(top_k_overlap(ours, theirs, k), label)
+            ours, theirs = (
+                explainers.explainer(name, net, explainers.plain(params), jnp.asarray(label)[None])(x).maps
+                for net, params in zip((network, other), shared, strict=True)
+            )
+            return top_k_overlap(ours, theirs, k)[0]
 
         return {"overlap": jax.vmap(one)(to_unit(images), labels)}
 

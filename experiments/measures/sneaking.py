@@ -5,8 +5,7 @@ All begin with the smallest perturbation that changes the prediction, radius eps
 eps = p eps_min and reduces one discrepancy D while it keeps the class reached.
 """
 
-import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,33 +18,31 @@ from experiments.data import to_unit
 from experiments.measures.pgd import clean_check, refuse_escape, refuse_overflow
 from experiments.measures.sneaking_checks import bound_check, look_check, minimal_check, sneaking_check
 from experiments.measures.task import SHOWN, Measured, Task, mean, share
-from irob.arrays import Array, ClassWeights, Image, Label, Params
-from irob.discrepancy import all_class, one_class, two_class
+from irob.arrays import Array, Image, Label, Params
 from irob.losses import pick
-from irob.maps import READOUTS
 
-# Which maps count, with weights that sum to 1: the families of discrepancies. A representation has units for classes, all of which count.
-Family = Callable[[Label, Label, int], ClassWeights]
-FAMILIES: dict[str, Family] = {
-    "one_class": lambda label, target, maps: one_class(label, maps),
-    "two_class": two_class,
-    "all_class": lambda label, target, maps: all_class(maps),
+# The families of discrepancies: the classes `[n, m]` whose maps count, all alike, of images with these labels and targets.
+FAMILIES: dict[str, Callable[[np.ndarray, np.ndarray, int], np.ndarray]] = {
+    "one_class": lambda labels, targets, count: labels[:, None],
+    "two_class": lambda labels, targets, count: np.stack([labels, targets], axis=1),
+    "all_class": lambda labels, targets, count: np.broadcast_to(np.arange(count), (len(labels), count)),
 }
+MAPS = ("cam", "grad_cam_plus_plus", "representation")  # of the paper's tables
 ROUNDING = 1e-5  # relative to the largest logit: what float32 may take from either side of the bound
 
 
 class Kind(NamedTuple):
-    """One discrepancy: which maps (a key of `maps.READOUTS`), which classes of them (a key of `FAMILIES`), which norm."""
+    """One discrepancy: which maps (a key of `explainers.EXPLAINERS`), which classes of them (a key of `FAMILIES`), which norm."""
 
     map: str
     family: str
     norm: str
 
 
-KINDS = (
-    *itertools.starmap(Kind, itertools.product(("cam", "grad_cam_plus_plus"), FAMILIES, ("l1", "l2"))),
-    *(Kind("representation", "all_class", norm) for norm in ("l1", "l2")),
-)
+def kinds(maps: Sequence[str]) -> list[Kind]:
+    """Every discrepancy of some maps. A representation has units for classes, all of which count."""
+    families = {"representation": ("all_class",)}
+    return [Kind(name, family, norm) for name in maps for family in families.get(name, FAMILIES) for norm in ("l1", "l2")]
 
 
 class Attacked(NamedTuple):
@@ -99,7 +96,7 @@ def isa_table(task: Task) -> Measured:
     """Normalised discrepancy, its slope over the budget, tau and Pearson's r for every kind of discrepancy."""
     attacked = minimal(task, "isa")
     records, arrays = [], attacked._asdict() | {"x_adv": attacked.x_adv[:SHOWN]}
-    for kind in KINDS:
+    for kind in kinds(task.maps or MAPS):
         curve = seen(task, "isa", attacked, kind)
         about = {"attack": "isa", "map": kind.map, "discrepancy": kind.family, "norm": kind.norm, "budgets": [1.0, *task.budgets]}
         records += summary(curve, about, np.array([1.0, *task.budgets]), per_point=task.protocol.own_images)
@@ -111,9 +108,7 @@ def tradeoff(task: Task) -> Measured:
     """Discrepancy against eps for the three families, each attacked by its own sneaking attack; the smallest up to each budget."""
     attacked = minimal(task, "tradeoff")
     records, arrays = [], attacked._asdict() | {"x_adv": attacked.x_adv[:SHOWN]}
-    for kind in KINDS:
-        if kind.map != "cam":
-            continue
+    for kind in kinds(task.maps or ("cam",)):
         curve = seen(task, "tradeoff", attacked, kind)
         budgets = [1.0, *task.budgets]
         nominal = np.outer(budgets, attacked.eps)
@@ -171,14 +166,14 @@ def sneaked(task: Task, measure: str, attacked: Attacked, kind: Kind, budgets: t
     evaluator, settings = task.evaluator, task.protocol.sneaking
     n, indices, targets = len(attacked.indices), attacked.indices, attacked.targets
     check = sneaking_check(evaluator.network, settings, kind.map, kind.norm, task.norm, n)
-    weights = class_weights(task, attacked, kind)
+    classes = counted_classes(task, attacked, kind)
     points = [Point(f"minimal, {tag(task, measure)}", attacked.x_adv, attacked.found, np.zeros(n, np.float32))]
     for i, budget in enumerate(budgets):
         start = points[-1 if settings.nested else 0].x_adv
         path = " ".join(f"{b:g}" for b in (budgets[: i + 1] if settings.nested else (budget,)))
         name = f"isa {' '.join(kind)}, {tag(task, measure)}, budget {path}"
         eps = (budget * attacked.eps).astype(np.float32)
-        found = evaluator.map(name, check, (), indices, targets, weights, eps, start)
+        found = evaluator.map(name, check, (), indices, targets, classes, eps, start)
         refuse_overflow(found["distance"], f"{budget} eps_min", "sneaking objective")
         refuse_escape(found["distance"], found["inside"], eps, task.norm)
         reached = found["found"] & (targets != attacked.labels)  # where nothing was reached before, there is no target to keep
@@ -186,21 +181,19 @@ def sneaked(task: Task, measure: str, attacked: Attacked, kind: Kind, budgets: t
     return points
 
 
-def class_weights(task: Task, attacked: Attacked, kind: Kind) -> np.ndarray:
-    """The weights of each image's maps `[n, maps]`; they sum to 1."""
-    network = task.evaluator.network
-    maps = READOUTS[kind.map](np.zeros((network.features_shape()[2], network.num_classes), np.float32)).shape[1]
-    weights = jax.vmap(lambda label, target: FAMILIES[kind.family](label, target, maps))(attacked.labels, attacked.targets)
-    return np.broadcast_to(np.asarray(weights, np.float32), (len(attacked.labels), maps))
+def counted_classes(task: Task, attacked: Attacked, kind: Kind) -> np.ndarray:
+    """The classes of each image whose maps count, `[n, m]`."""
+    found = FAMILIES[kind.family](attacked.labels, attacked.targets, task.evaluator.network.num_classes)
+    return np.asarray(found, np.int32)
 
 
 def seen(task: Task, measure: str, attacked: Attacked, kind: Kind) -> dict[str, np.ndarray]:
     """What a kind of discrepancy sees of them at all budgets, arrays `[points, n]`."""
     evaluator, points = task.evaluator, sneaked(task, measure, attacked, kind, task.budgets)
     check = look_check(evaluator.network, kind.map, kind.norm, task.norm)
-    weights = class_weights(task, attacked, kind)
+    classes = counted_classes(task, attacked, kind)
     looks = [
-        evaluator.map(f"{' '.join(kind)} of {point.name}", check, (), attacked.indices, attacked.targets, weights, point.x_adv)
+        evaluator.map(f"{' '.join(kind)} of {point.name}", check, (), attacked.indices, attacked.targets, classes, point.x_adv)
         for point in points
     ]
     return {key: np.stack([look[key] for look in looks]) for key in looks[0]} | {"weight": np.stack([point.weight for point in points])}

@@ -11,11 +11,12 @@ from experiments import protocols
 from experiments.data import to_unit
 from experiments.evaluator import exact, prediction
 from experiments.protocols import Sneaking
-from irob.arrays import Array, ClassWeights, Explanation, Image, Label, Maps, Params, Scalar
+from irob import explainers
+from irob.arrays import Array, Explanation, Image, Label, Maps, Params, Scalar
 from irob.attacks.balls import BALLS
 from irob.attacks.interpretability import Climb, isa
 from irob.attacks.minimal import smallest_eps
-from irob.discrepancy import discrepancy, kendall_tau, normalised, one_class, pearson, proposition_1_gap
+from irob.discrepancy import all_class, discrepancy, kendall_tau, normalised, one_class, pearson, proposition_1_gap
 from irob.losses import margin, pick
 from irob.maps import READOUTS, complete
 from irob.networks import CAMNetwork
@@ -69,16 +70,18 @@ def minimal_check(network: CAMNetwork, settings: Sneaking, norm: str, n: int, ta
 
 @functools.lru_cache
 def sneaking_check(network: CAMNetwork, settings: Sneaking, map_name: str, map_norm: str, norm: str, n: int) -> Callable[..., Any]:
-    """Pmapped `((params,), images, labels, indices, targets, weights, eps, starts) -> x_adv, weight, found, distance, inside`."""
+    """Pmapped `((params,), images, labels, indices, targets, classes, eps, starts) -> x_adv, weight, found, distance, inside`."""
 
     def check(
-        shared: tuple[Params], images: Array, labels: Array, indices: Array, targets: Array, weights: Array, eps: Array, starts: Array
+        shared: tuple[Params], images: Array, labels: Array, indices: Array, targets: Array, classes: Array, eps: Array, starts: Array
     ) -> dict[str, Any]:
-        explain = network.attack_form(shared[0], READOUTS[map_name])
+        form = explainers.for_attacks(shared[0])
 
-        def one(x: Image, target: Label, weights: ClassWeights, eps: Scalar, start: Image) -> dict[str, Any]:
+        def one(x: Image, target: Label, classes: Array, eps: Scalar, start: Image) -> dict[str, Any]:
+            explain = explainers.explainer(map_name, network, form, classes)
+
             def measure(clean: Explanation, attacked: Explanation) -> Scalar:
-                return raw_discrepancy(map_name, map_norm, clean.maps, attacked.maps, weights, settings)
+                return raw_discrepancy(map_name, map_norm, clean.maps, attacked.maps, settings)
 
             climb: Climb = settings.climb(norm, eps, x, start, n)
             found = isa(
@@ -101,38 +104,39 @@ def sneaking_check(network: CAMNetwork, settings: Sneaking, map_name: str, map_n
                 "inside": jnp.all((found.x_adv >= 0.0) & (found.x_adv <= 1.0)),
             }
 
-        return jax.vmap(one)(to_unit(images), targets, weights, eps, starts)
+        return jax.vmap(one)(to_unit(images), targets, classes, eps, starts)
 
     return exact(check)
 
 
-def raw_discrepancy(map_name: str, map_norm: str, clean: Maps, attacked: Maps, weights: ClassWeights, settings: Sneaking) -> Scalar:
+def raw_discrepancy(map_name: str, map_norm: str, clean: Maps, attacked: Maps, settings: Sneaking) -> Scalar:
     """The D that an attack reduces; over the units of a representation a sum, over classes a mean."""
-    if map_name == "representation":
-        weights = weights * clean.shape[-1]
-    if settings.complete:
+    count = clean.shape[-1]
+    weights = all_class(count) * (count if map_name == "representation" else 1)
+    if settings.complete and map_name in READOUTS:
         clean, attacked = complete(clean), complete(attacked)
     return discrepancy(clean, attacked, weights, norm=dict(settings.norms)[map_norm])
 
 
 @functools.lru_cache
 def look_check(network: CAMNetwork, map_name: str, map_norm: str, norm: str) -> Callable[..., Any]:
-    """Pmapped `((params,), images, labels, indices, targets, weights, attacked) -> valid, eps, raw, normalised, tau, pearson`.
+    """Pmapped `((params,), images, labels, indices, targets, classes, attacked) -> valid, eps, raw, normalised, tau, pearson`.
 
     valid: the target outranks the label on x' and does not on x. eps: the distance. raw: on raw maps, squared for l2, as the authors plot.
     """
 
     def check(
-        shared: tuple[Params], images: Array, labels: Array, indices: Array, targets: Array, weights: Array, attacked: Array
+        shared: tuple[Params], images: Array, labels: Array, indices: Array, targets: Array, classes: Array, attacked: Array
     ) -> dict[str, Any]:
-        def one(x: Image, label: Label, target: Label, weights: ClassWeights, x_adv: Image) -> dict[str, Any]:
-            clean, moved = (network.explain(shared[0], z, READOUTS[map_name]) for z in (x, x_adv))
+        form = explainers.plain(shared[0])
 
-            def weighed(correlation: Callable[[Array, Array], Scalar]) -> Scalar:
-                """The weighted mean over maps that are not constant; NaN if all are."""
+        def one(x: Image, label: Label, target: Label, classes: Array, x_adv: Image) -> dict[str, Any]:
+            clean, moved = (explainers.explainer(map_name, network, form, classes)(z) for z in (x, x_adv))
+
+            def averaged(correlation: Callable[[Array, Array], Scalar]) -> Scalar:
+                """The mean over maps that are not constant; NaN if all are."""
                 by_map = jax.lax.map(lambda pair: correlation(*pair), (jnp.moveaxis(clean.maps, -1, 0), jnp.moveaxis(moved.maps, -1, 0)))
-                counted = (weights > 0.0) & jnp.isfinite(by_map)
-                return jnp.sum(jnp.where(counted, weights * by_map, 0.0)) / jnp.sum(jnp.where(counted, weights, 0.0))
+                return jnp.nanmean(jnp.where(jnp.isfinite(by_map), by_map, jnp.nan))
 
             def ahead(logits: Array) -> Scalar:
                 return pick(logits, target) - pick(logits, label)
@@ -140,13 +144,13 @@ def look_check(network: CAMNetwork, map_name: str, map_norm: str, norm: str) -> 
             return {
                 "valid": (ahead(moved.logits) >= 0.0) & (ahead(clean.logits) <= 0.0) & (target != label),
                 "eps": protocols.length(x_adv - x, norm),
-                "raw": raw_discrepancy(map_name, map_norm, clean.maps, moved.maps, weights, protocols.PROTOCOLS["paper"].sneaking),
-                "normalised": discrepancy(clean.maps, moved.maps, normalised(weights, clean.maps), norm=map_norm),
-                "tau": weighed(kendall_tau),
-                "pearson": weighed(pearson),
+                "raw": raw_discrepancy(map_name, map_norm, clean.maps, moved.maps, protocols.PROTOCOLS["paper"].sneaking),
+                "normalised": discrepancy(clean.maps, moved.maps, normalised(all_class(clean.maps.shape[-1]), clean.maps), norm=map_norm),
+                "tau": averaged(kendall_tau),
+                "pearson": averaged(pearson),
             }
 
-        return jax.vmap(one)(to_unit(images), labels, targets, weights, attacked)
+        return jax.vmap(one)(to_unit(images), labels, targets, classes, attacked)
 
     return exact(check)
 

@@ -24,6 +24,7 @@ class Task(NamedTuple):
     k: most salient positions.
     budgets: of the sneaking attack, multiples of the smallest eps that changes the prediction.
     other: a second network, to compare maps with, and its name.
+    maps: keys of `explainers.EXPLAINERS`; empty for those of each measure.
     """
 
     evaluator: Evaluator
@@ -35,6 +36,7 @@ class Task(NamedTuple):
     k: int = 8
     budgets: tuple[float, ...] = (1.5, 2.0, 3.0, 4.0)
     other: tuple[str, CAMNetwork, Params] | None = None
+    maps: tuple[str, ...] = ()
 
     def drawn(self, measure: str) -> Drawn:
         """The examples of a measure."""

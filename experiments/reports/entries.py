@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import results
+from experiments import results, tables
 from experiments.cli import UserError
 
 
@@ -44,8 +44,8 @@ def read(inputs: Sequence[str]) -> list[Entry]:
     labels = unique_labels(list(loaded.values()))
     taken: dict[tuple[Any, ...], pathlib.Path] = {}
     for file, result in loaded.items():
-        for measure in result["measures"]:
-            key = (identity(result), result["dataset"], result["protocol"]["name"], measure)
+        for measure, map_name in measured_in(result):
+            key = (identity(result), result["dataset"], result["protocol"]["name"], measure, map_name)
             if key in taken:
                 raise UserError(
                     f"{taken[key]} and {file} both hold {measure} of the same network under the same protocol: give one of them"
@@ -55,6 +55,11 @@ def read(inputs: Sequence[str]) -> list[Entry]:
         Entry(labels[identity(result)], result["dataset"], result["protocol"]["name"], result, results.read_arrays(file, result))
         for file, result in loaded.items()
     ]
+
+
+def measured_in(result: dict[str, Any]) -> list[tuple[str, str | None]]:
+    """(measure, map) of everything that a result holds; no map where a measure has none."""
+    return [(measure, name) for measure in result["measures"] for name in {r.get("map"): None for r in tables.records_of(result, measure)}]
 
 
 def found(given: pathlib.Path) -> list[pathlib.Path]:

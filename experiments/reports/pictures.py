@@ -28,9 +28,12 @@ def curves(
         ]
         records = [r for r in records if metric == "robust_accuracy" or r["metric"] == metric]
         most = max((r.get("steps", 0) for r in records), default=0)
-        records = sorted((r for r in records if r.get("steps", most) == most), key=lambda r: r["eps"])
-        if any(r["metric"] == metric for r in records):
-            panels.setdefault(f"{entry.protocol} protocol", []).append(figures.Curve(entry.label, *figures.columns(records)))
+        maps = dict.fromkeys(r.get("map", "cam") for r in records if r["metric"] == metric)
+        for map_name in maps:
+            of_map = [r for r in records if r.get("steps", most) == most and r.get("map", map_name) == map_name]
+            label = entry.label if map_name == "cam" else f"{entry.label}, {map_name}"
+            curve = figures.Curve(label, *figures.columns(sorted(of_map, key=lambda r: r["eps"])))
+            panels.setdefault(f"{entry.protocol} protocol", []).append(curve)
     return [Picture(name, figures.curves_against_eps(panels, y_label, y_range, "network"), caption)] if panels else []
 
 
@@ -59,9 +62,11 @@ def pictures(entries: list[Entry], classes: Sequence[str]) -> list[Picture]:
             drawn.append(Picture(f"bound_{slug}", figures.bound_scatter(name, arrays), f"{name}. {caption}"))
             caption = "Images and their class activation maps under the smallest attack; red speaks for the class, blue against it."
             drawn.append(Picture(f"maps_{slug}", figures.overlays(name, arrays, classes), f"{name}. {caption}"))
-        if records := entry.records("discrepancy"):
+        for map_name in dict.fromkeys(r["map"] for r in entry.records("discrepancy")):
+            records = [r for r in entry.records("discrepancy") if r["map"] == map_name]
             caption = "Discrepancy against budget under the sneaking attack, mean over images."
-            drawn.append(Picture(f"tradeoff_{slug}", figures.tradeoff_curves(name, records), f"{name}. {caption}"))
+            title = f"{name}, {map_name}"
+            drawn.append(Picture(f"tradeoff_{slug}_{map_name}", figures.tradeoff_curves(title, records), f"{title}. {caption}"))
     for protocol in sorted({entry.protocol for entry in entries}):
         inverted = {e.label: e.measured("inversion") for e in entries if e.protocol == protocol and e.measured("inversion")}
         for norm in ("l2", "linf") if inverted else ():

@@ -139,8 +139,10 @@ def tau_table(entries: list[Entry]) -> Table | None:
 
     def rows(entry: Entry) -> dict[tuple[str, ...], dict[float, dict[str, Any]]]:
         records = entry.records("kendall_tau", attack="aai")
-        kinds = dict.fromkeys((r["norm"], str(r["k"]), r["over"]) for r in records)
-        return {kind: {r["eps"]: r for r in records if (r["norm"], str(r["k"]), r["over"]) == kind} for kind in kinds}
+        by_kind: dict[tuple[str, ...], dict[float, dict[str, Any]]] = {}
+        for r in records:
+            by_kind.setdefault((r["map"], r["norm"], str(r["k"]), r["over"]), {})[r["eps"]] = r
+        return by_kind
 
     chosen = [entry for entry in entries if "aai" in entry.result["measures"]]
     if not chosen:
@@ -149,10 +151,10 @@ def tau_table(entries: list[Entry]) -> Table | None:
     return Table(
         "kendall_tau",
         "Kendall's tau of the true class's map under the top-k attack",
-        ["network", "protocol", "norm", "k", "over", *(f"eps {e}" for e in eps)],
+        ["network", "protocol", "map", "norm", "k", "over", *(f"eps {e}" for e in eps)],
         table,
         [
-            "Mean rank correlation of clean and attacked class activation map, 95% interval, n images counted. `unchanged`: images whose"
+            "Mean rank correlation of clean and attacked map, 95% interval, n images counted. `unchanged`: images whose"
             " prediction the attack left as it was (what the paper reports); `correct`: images still classified correctly; `all`: every image.",
             "`paper` leaves out images whose prediction changes, so few may remain: look at n. `standard` keeps the prediction by construction and"
             " counts the lowest tau over restarts and smaller eps: believe it.",
@@ -240,32 +242,32 @@ def tradeoff_table(entries: list[Entry]) -> Table | None:
     budgets = sorted({r["budget"] for entry in entries for r in entry.records("discrepancy")})
     table = []
     for entry in sorted(entries, key=lambda e: (e.label, e.protocol)):
-        records = {(r["norm"], r["discrepancy"], r["budget"]): r for r in entry.records("discrepancy")}
-        for norm, family in dict.fromkeys(key[:2] for key in records):
-            texts = [value(records.get((norm, family, budget)), with_n=True) for budget in budgets]
-            table.append([*map(Cell, (entry.label, entry.protocol, norm, family, *texts))])
+        records = {(r["map"], r["norm"], r["discrepancy"], r["budget"]): r for r in entry.records("discrepancy")}
+        for kind in dict.fromkeys(key[:3] for key in records):
+            texts = [value(records.get((*kind, budget)), with_n=True) for budget in budgets]
+            table.append([*map(Cell, (entry.label, entry.protocol, *kind, *texts))])
     if not table:
         return None
     notes = [
-        "Raw class activation maps, l2 squared. Budgets are multiples of the smallest eps that changes the prediction. Believe `standard`: it"
+        "Raw maps, l2 squared. Budgets are multiples of the smallest eps that changes the prediction. Believe `standard`: it"
         " minimises harder.",
         *coverage([entry for entry in entries if "tradeoff" in entry.result["measures"]]),
     ]
-    header = ["network", "protocol", "norm", "discrepancy", *(f"{b:g} x eps_min" for b in budgets)]
-    return Table("tradeoff", "Discrepancy against budget", header, beside(table, 4), notes)
+    header = ["network", "protocol", "map", "norm", "discrepancy", *(f"{b:g} x eps_min" for b in budgets)]
+    return Table("tradeoff", "Discrepancy against budget", header, beside(table, 5), notes)
 
 
 def overlap_table(entries: list[Entry]) -> Table | None:
     """Networks: top k positions in common."""
     table = [
-        [*map(Cell, (entry.label, entry.protocol, record["with"], str(record["k"]), value(record), str(record["n"])))]
+        [*map(Cell, (entry.label, entry.protocol, record["with"], record["map"], str(record["k"]), value(record), str(record["n"])))]
         for entry in sorted(entries, key=lambda e: (e.label, e.protocol))
         for record in entry.records("topk_overlap")
     ]
     notes = ["Share of the k most salient positions of the true class's map that two networks have in common; no attack is involved, so the protocols"
              " differ in their images alone."]  # fmt: skip
     return (
-        Table("topk_overlap", "Top-k positions in common", ["network", "protocol", "with", "k", "overlap", "n"], table, notes)
+        Table("topk_overlap", "Top-k positions in common", ["network", "protocol", "with", "map", "k", "overlap", "n"], table, notes)
         if table
         else None
     )
