@@ -23,7 +23,7 @@ def test_every_config_is_valid_plain_and_buildable(file, method):
         assert provenance.plain(config) == json.loads(json.dumps(config.to_dict()))
         network, defense = training.build(config)
         assert network.input_shape == data.DATASETS[config.dataset].image_shape
-        assert (defense.inner is None) == (method in ("normal", "gradient_norm"))
+        assert (defense.inner is None) == (method in ("normal", "gradient_norm", "saliency_norm"))
 
 
 def test_the_papers_hyper_parameters():
@@ -39,20 +39,21 @@ def test_the_papers_hyper_parameters():
         assert c.defense.weight == 0.01
 
 
-def test_the_fast_schedule_keeps_what_is_attacked():
-    fast, paper = get_config("mnist", "int,fast"), get_config("mnist", "int")
+@pytest.mark.parametrize(("name", "cheaper"), [("mnist", 50), ("cifar10", 14)])
+def test_the_fast_schedules_keep_what_is_attacked(name, cheaper):
+    fast, paper = get_config(name, "int,fast"), get_config(name, "int")
     common.validate(fast)
     assert (fast.eps, fast.defense, fast.evaluation) == (paper.eps, paper.defense, paper.evaluation)
-    assert fast.num_steps * fast.attack.num_steps < paper.num_steps * paper.attack.num_steps / 50
+    assert fast.num_steps * fast.attack.num_steps < paper.num_steps * paper.attack.num_steps / cheaper
     with pytest.raises(UserError, match="unknown switch 'fast' in the config variant: there is tiny"):
-        get_config("cifar10", "int,fast")
+        get_config("digits", "int,fast")
     with pytest.raises(UserError, match="unknown switch 'fast'"):
         get_config("fashion_mnist", "int,fast")
 
 
 def test_a_config_stored_before_a_field_was_made_means_what_it_did():
     stored = get_config("mnist").to_dict()
-    del stored["steps_per_dispatch"], stored["attack"]["dtype"]
+    del stored["steps_per_dispatch"], stored["map"], stored["attack"]["dtype"]
     assert common.changes(common.completed(stored), get_config("mnist").to_dict()) == []
 
 
@@ -69,6 +70,8 @@ def test_unknown_variants(variant, message):
     ("field", "value", "message"),
     [
         ("method", "fancy", r"config.method = 'fancy': choose one of"),
+        ("map", "heat", r"config.map = 'heat': choose one of cam, grad_cam"),
+        ("map", "representation", r"config.map = 'representation': choose one of"),
         ("network", "vgg", r"config.network = 'vgg': choose one of"),
         ("eps", 1.5, r"config.eps = 1.5: must be in \[0, 1\]"),
         ("eps", -0.1, r"config.eps = -0.1"),
@@ -105,6 +108,13 @@ def test_bad_fields_are_named_with_the_mend(field, value, message):
     parent[last] = value
     with pytest.raises(UserError, match=message):
         common.validate(config, num_devices=4)
+
+
+def test_a_map_for_a_method_that_compares_none_is_refused():
+    config = get_config("mnist", "adv")
+    config.map = "saliency"
+    with pytest.raises(UserError, match=r"config.map = 'saliency': adv compares no maps: only int, int_one_class"):
+        common.validate(config)
 
 
 def test_options_of_another_method_are_refused():

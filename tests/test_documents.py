@@ -7,6 +7,16 @@ import shlex
 import pytest
 from conftest import ROOT
 
+import irob
+from experiments import training
+from experiments.configs import common
+from experiments.configs import digits as digits_config
+from experiments.evaluator import Evaluator
+from experiments.measures import aai
+from experiments.measures.task import Task
+from experiments.protocols import PROTOCOLS
+from irob import defenses, explainers
+
 DOCUMENTS = ("README.md", "BUILD.md")
 CI = ["pip install -e . && python -m experiments.quickstart --workdir runs/quickstart", "pip install -e '.[test]' && pytest"]
 
@@ -46,6 +56,29 @@ def test_commands(document, tmp_path, commands):
 
 def test_the_first_two_commands_are_those_that_ci_and_the_quickstart_test_run():
     assert commands_of("README.md")[:2] == CI
+
+
+def test_how_to_add_a_map_a_discrepancy_and_a_defense(tmp_path, trained, digits):
+    """The examples of BUILD.md, run in their order; what they add is trained with and measured."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "BUILD.md").read_text(), flags=re.DOTALL)
+    assert len(blocks) == 3 and all(len(block.splitlines()) < 20 for block in blocks)
+    tables = (explainers.EXPLAINERS, irob.NORMS, defenses.DEFENSES, common.METHODS)
+    before = [dict(table) for table in tables]
+    try:
+        exec("\n".join(blocks), {})
+        added = [(set(table) - set(old)).pop() for table, old in zip(tables, before, strict=True)]
+        assert added == ["gradient_size", "largest", "int_largest", "int_largest"]
+        training.train(digits_config.get_config("int_largest,tiny"), str(tmp_path / "run"))
+        task = Task(
+            Evaluator(*trained, digits, 4, seed=3), PROTOCOLS["standard"], "linf", (0.0, 0.1), num_examples=4, maps=("gradient_size",)
+        )
+        found = aai.measure(task)
+        assert {record["map"] for record in found.records} == {"gradient_size"}
+        assert found.arrays["gradient_size/taus"][-1].mean() < 0.99
+    finally:
+        for table, old in zip(tables, before, strict=True):
+            table.clear()
+            table.update(old)
 
 
 def test_examples_in_python():

@@ -27,9 +27,21 @@ def test_overlap_against_numpy(trained, digits):
     for image, label in zip(x, digits.labels, strict=True):
         tops = [set(np.argsort(-np.asarray(net.explain(p, image).maps[..., label]).ravel(), kind="stable")[:6]) for p in (params, other)]
         shares.append(len(tops[0] & tops[1]) / 6)
-    np.testing.assert_allclose(found.arrays["overlap"], shares, atol=1e-6)
+    np.testing.assert_allclose(found.arrays["cam"], shares, atol=1e-6)
     (record,) = found.records
     assert record["with"] == "other" and record["n"] == 24 and record["value"] == pytest.approx(np.mean(shares), abs=1e-6)
+
+
+def test_overlap_of_other_maps(trained, digits):
+    net, params = trained
+    other = net.initial_params(seed=5)
+    found = overlap.measure(task(trained, digits, other=("other", net, other), k=6, maps=("grad_cam", "saliency")))
+    assert [r["map"] for r in found.records] == ["grad_cam", "saliency"]
+    x, label = digits.images[0] / np.float32(255), digits.labels[0]
+    smooth = net.clone(activation="softplus")
+    slopes = [np.asarray(jax.grad(lambda z, p=p: smooth.apply({"params": p}, z).logits[label])(x)).ravel() for p in (params, other)]
+    tops = [set(np.argsort(-slope, kind="stable")[:6]) for slope in slopes]
+    np.testing.assert_allclose(found.arrays["saliency"][0], len(tops[0] & tops[1]) / 6, atol=1e-6)
 
 
 def test_a_network_overlaps_with_itself(trained, digits):

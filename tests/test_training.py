@@ -32,10 +32,11 @@ def test_eps_and_learning_rate_follow_the_papers_formulas():
         np.testing.assert_allclose(training.learning_rate_at(config, np.int32(step)), expected, rtol=1e-5)
 
 
-def test_a_step_is_the_attack_then_adam_on_the_outer_loss():
+@pytest.mark.parametrize("map_name", ["cam", "saliency"])
+def test_a_step_is_the_attack_then_adam_on_the_outer_loss(map_name):
     """Against the same written out for one device, example by example, with another form of the network."""
     config = digits.get_config("int,tiny")
-    config.eps_ramp = (0, 0)
+    config.eps_ramp, config.map = (0, 0), map_name
     network, defense = training.build(config)
     state = training.initial_state(config, network)._replace(step=np.array(1, np.int32))
     split = data.load("digits", "train")
@@ -47,7 +48,7 @@ def test_a_step_is_the_attack_then_adam_on_the_outer_loss():
 
     x = images.astype(np.float32) / 255
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), 1)
-    explain = lambda params: lambda z: network.apply({"params": params}, z)
+    explain = lambda params: irob.explainer(map_name, network, lambda network, _: lambda z: network.apply({"params": params}, z))
     ball, sizes = irob.LInf(config.eps), irob.constant_steps(config.attack.step_size, config.attack.num_steps)
     x_adv = [
         irob.pgd(defense.inner(explain(state.params), x[i], labels[i]), ball, x[i], step_sizes=sizes,

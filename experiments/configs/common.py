@@ -10,7 +10,7 @@ from experiments.cli import UserError
 
 # Method -> the keyword arguments of its row in irob.DEFENSES. weight is lambda, beta that of TRADES, points n of a path (see irob/defenses.py).
 # The weights of int... are those of the paper's networks; theirs of ig_norm and ig_sum_norm is 1 / batch_size.
-METHODS: Mapping[str, Mapping[str, float]] = {
+METHODS: dict[str, Mapping[str, float]] = {
     "normal": {},
     "adv": {},
     "trades": {"beta": 1.0},

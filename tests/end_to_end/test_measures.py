@@ -62,7 +62,7 @@ def test_every_measure_leaves_records_and_arrays(measured):
         if record["metric"] == "bound_holds" and record["discrepancy"] == "two_class" and record["n"]:
             assert record["value"] == 1.0
     with np.load(directory / "standard.npz") as arrays:
-        assert {"pgd/indices", "pgd/labels", "pgd/eps", "aai/taus", "bound/minimal/two_class", "bound/eps"} <= set(arrays)
+        assert {"pgd/indices", "pgd/labels", "pgd/eps", "aai/cam/taus", "bound/minimal/two_class", "bound/eps"} <= set(arrays)
         assert any(key.startswith("pgd/predictions") for key in arrays)
     for title in ("Accuracy.", "Kendall's tau", "Proposition 1", "Discrepancy (raw)", "Most salient positions", "Feature inversion"):
         assert title in out
@@ -123,7 +123,7 @@ def test_the_report_has_every_table_and_figure(report):
     assert tables == {f"digits_{name}" for name in names} == {file.stem for file in (report / "tables").glob("*.md")}
     figures = {file.stem for file in (report / "figures").glob("*.png")}
     assert figures == {file.stem for file in (report / "figures").glob("*.svg")}
-    kinds = ("accuracy_against_eps", "tau_against_eps", "bound_plain_standard", "maps_plain_standard", "tradeoff_plain_standard")
+    kinds = ("accuracy_against_eps", "tau_against_eps", "bound_plain_standard", "maps_plain_standard", "tradeoff_plain_standard_cam")
     assert {f"digits_{kind}" for kind in kinds} | {"digits_inversion_l2_standard", "digits_inversion_linf_standard"} == figures
     for file in (report / "figures").glob("*.png"):
         assert file.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
@@ -176,6 +176,23 @@ def test_a_browser_shows_and_prints_it(report, tmp_path):
     pixels = matplotlib.image.imread(tmp_path / "report.png")[..., :3]
     coloured = (pixels.max(axis=-1) - pixels.min(axis=-1)) > 0.3
     assert coloured.mean() > 0.001, "the figures are drawn"
+
+
+def test_other_maps_have_rows_of_their_own(commands, measured, tmp_path):
+    """In the tables of one report, beside those of the first measurement."""
+    directory, _ = measured
+    options = ("--dataset", "digits", "--num_examples", 2, "--eps", "0,0.1", "--budgets", "2", "--versus", directory / "other.pkl")
+    found, measures = tmp_path / "maps.json", "aai,tradeoff,topk_overlap,isa"
+    maps = "saliency,grad_cam"
+    commands.run("evaluate", "--weights", directory / "plain.pkl", *options, "--measure", measures, "--map", maps, "--out", found)
+    by_map = {(r["metric"], r["map"]) for r in json.loads(found.read_text())["records"]}
+    metrics = ("kendall_tau", "discrepancy", "topk_overlap", "normalised_discrepancy", "normalised_slope", "pearson")
+    assert by_map == {(metric, name) for metric in metrics for name in maps.split(",")}
+    commands.run("report", "--inputs", found, directory / "standard.json", "--out", tmp_path / "made")
+    for table in ("kendall_tau", "tradeoff", "topk_overlap"):
+        rows = rows_of(tmp_path / "made" / "tables" / f"digits_{table}.csv")
+        assert {row["map"] for row in rows} == {"cam", "grad_cam", "saliency"}
+    assert (tmp_path / "made" / "figures" / "digits_tradeoff_plain_standard_saliency.png").exists()
 
 
 def test_a_report_never_overwrites(commands, report, measured):

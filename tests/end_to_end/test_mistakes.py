@@ -31,6 +31,12 @@ TINY = ("--config", "experiments/configs/digits.py:int,tiny")
         (("evaluate", "--workdir", "/nowhere", "--budgets", "1,2"), "--budgets: multiples of the smallest eps, each larger than 1"),
         (("evaluate", "--workdir", "/nowhere", "--budgets", "3,2"), "--budgets must ascend"),
         (("evaluate", "--workdir", "/nowhere", "--measure", "topk_overlap"), "give --versus WORKDIR or FILE.pkl"),
+        (("evaluate", "--workdir", "/nowhere", "--map", "heat", "--measure", "aai"), "unknown map 'heat': choose from cam, grad_cam"),
+        (("evaluate", "--workdir", "/nowhere", "--map", "saliency"), "--map=saliency: of pgd none looks at other maps"),
+        (
+            ("evaluate", "--workdir", "/nowhere", "--map", "representation", "--measure", "aai"),
+            "aai needs maps of a class, and it has none",
+        ),
         (("evaluate", "--workdir", "/nowhere", "--dataset", "mnist"), "--dataset goes with --weights"),
         (("evaluate",), "give either --workdir of a training or --weights FILE.pkl"),
         (("evaluate", "--weights", "/nowhere.pkl"), "--weights /nowhere.pkl needs --dataset, one of digits"),
