@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+KEPT = 2**28
 
 
 class UserError(Exception):
@@ -56,16 +57,19 @@ def keep_compiled() -> None:
         ("JAX_COMPILATION_CACHE_MAX_SIZE", str(2**30)),  # bytes; the least recently used go first
     ):
         os.environ.setdefault(name, value)
+    # A process that is killed while it writes leaves a program without its time of use, on which JAX would fail to write any other.
+    for program in pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"]).glob("*-cache"):
+        if not program.with_name(program.name.removesuffix("-cache") + "-atime").exists():
+            program.unlink(missing_ok=True)
 
 
 def keep_memory() -> None:
-    """Has glibc keep memory that was freed. Large pieces go back to the system otherwise, and come anew page by page, each of them zeroed: a step on
-    CPU with more than 32 MB of intermediate arrays takes half as long again.
+    """Has glibc keep memory that was freed, in pieces up to `KEPT` bytes. Else what is larger than 32 MB goes back to the system and comes anew page
+    by page, each of them zeroed: on CPU a step with so many intermediate arrays takes half as long again.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        for parameter, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1)):
-            mallopt(parameter, value)
+    if mallopt is not None and mallopt(M_MMAP_THRESHOLD, KEPT):
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _parse(argv: Sequence[str], more: str | None) -> list[str]:

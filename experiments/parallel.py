@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import jax_utils
 from jax.experimental import multihost_utils
@@ -19,6 +20,7 @@ from irob.convolutions import on_cpu
 
 AXIS = "devices"
 CACHE = 2**20  # bytes of a level-2 cache
+MEMORY = 2**31  # bytes for what a step keeps for the way back, on CPU
 
 
 def start(coordinator: str | None, num_processes: int, process_id: int) -> None:
@@ -117,6 +119,35 @@ def vmap_in_cache(function: Callable[..., Any], activation: int) -> Callable[...
         n = len(arrays[0])
         piece = -(-n // -(-n // max(1, CACHE // (4 * activation))))
         return whole(*arrays) if piece == n else jax.lax.map(lambda rows: function(*rows), arrays, batch_size=piece)
+
+    return in_pieces
+
+
+def mean_and_gradient(loss: Callable[..., Any], activations: int) -> Callable[..., Any]:
+    """`(params, *arrays) -> (value, gradient in params)` of the mean of `loss(params, *example)` over examples.
+
+    On CPU over so many examples at a time that what is kept of them for the way back, about `activations` floats each, stays within `MEMORY`.
+    """
+
+    def of_piece(params: Any, *arrays: Any) -> Any:
+        def mean_loss(params: Any) -> jax.Array:
+            return jnp.mean(jax.vmap(lambda *example: loss(params, *example))(*arrays))
+
+        return jax.value_and_grad(mean_loss)(params)
+
+    def in_pieces(params: Any, *arrays: Any) -> Any:
+        n = len(arrays[0])
+        most = max(1, MEMORY // (4 * activations)) if on_cpu() else n
+        pieces = next(count for count in range(1, n + 1) if n % count == 0 and n // count <= most)
+        total = of_piece(params, *(array[: n // pieces] for array in arrays))
+        # Unrolled, since gradients of kernels are slow inside loops. XLA forgets barriers on CPU before it schedules; so that pieces come one after
+        # the other, in the same memory, each gets parameters that depend on the gradient before.
+        for i in range(1, pieces):
+            nothing = 0.0 * sum(leaf.reshape(-1)[0] for leaf in jax.tree.leaves(total))
+            rows = slice(i * n // pieces, (i + 1) * n // pieces)
+            found = of_piece(jax.tree.map(lambda leaf: leaf + nothing, params), *(array[rows] for array in arrays))  # noqa: B023
+            total = jax.tree.map(jnp.add, total, found)
+        return jax.tree.map(lambda leaf: leaf / pieces, total)
 
     return in_pieces
 

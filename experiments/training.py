@@ -107,11 +107,11 @@ def make_step(config: "ml_collections.ConfigDict", network: CAMNetwork, defense:
             keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, parallel.positions(len(labels)))
             x_adv = jax.lax.cond(eps > 0.0, lambda: attack(state.params, x, labels, keys, eps), lambda: x)
 
-        def loss_of(params: Params) -> Scalar:
-            explain = explainer(config.map, network, plain(params))
-            return jnp.mean(jax.vmap(lambda x, x_adv, label: defense.outer(explain, x, x_adv, label))(x, x_adv, labels))
+        def loss_of(params: Params, x: Array, x_adv: Array, label: Array) -> Scalar:
+            return defense.outer(explainer(config.map, network, plain(params)), x, x_adv, label)
 
-        loss, gradient = parallel.mean(jax.value_and_grad(loss_of)(state.params))
+        kept = 4 * sum(math.prod(shape) for shape in network.layer_shapes())  # of x and x', as it is and rectified
+        loss, gradient = parallel.mean(parallel.mean_and_gradient(loss_of, kept)(state.params, x, x_adv, labels))
         updates, optimizer_state = update(gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((loss, params))]))

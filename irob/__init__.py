@@ -8,7 +8,7 @@
     discrepancy    discrepancy; class weights one_class, two_class, all_class, top_k_classes, soft_two_class, normalised; top_k_pixels,
                    top_k_overlap; proposition_1_gap; kendall_tau, pearson
     attacks        pgd, best_of_pgd, last_of_pgd, constant_steps, decaying_steps; balls LInf, L2, L1; bisect, smallest_eps; on and behind the
-                   interpretation isa (with smallest_discrepancy, largest_weight) and aai
+                   interpretation isa (with smallest_discrepancy, largest_weight) and aai; UNFORESEEN in training: JPEG, elastic, fog, Gabor, snow
     inversion      invert, activation: images that drive a unit of the representation
     defenses       DEFENSES: name -> Defense(inner objective, outer loss); from_terms makes new ones of clean_loss, adversarial_loss,
                    prediction_change, interpretation_change, one_class_interpretation_change, scaled, total
@@ -24,6 +24,7 @@ from irob.attacks.balls import BALLS, L1, L2, Ball, ClippedLInf, LInf
 from irob.attacks.interpretability import Sneaked, aai, isa, largest_weight, smallest_discrepancy
 from irob.attacks.minimal import Bisection, Minimal, bisect, smallest_eps
 from irob.attacks.pgd import AttackResult, best_of_pgd, constant_steps, decaying_steps, last_of_pgd, pgd
+from irob.attacks.unforeseen import UNFORESEEN, Unforeseen, Variation
 from irob.defenses import (
     DEFENSES,
     Defense,
@@ -85,6 +86,7 @@ __all__ = [
     "NORMS",
     "READOUTS",
     "RULES",
+    "UNFORESEEN",
     "AttackResult",
     "Ball",
     "Bisection",
@@ -104,6 +106,8 @@ __all__ = [
     "Proportion",
     "SmallCNN",
     "Sneaked",
+    "Unforeseen",
+    "Variation",
     "WResNet",
     "aai",
     "activation",

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int, Key, PyTree
 Array = jax.Array | np.ndarray
 
 Image = Float[Array, "H W c"]  # pixels in [0, 1]
+Point = Float[Array, "*point"]  # an image, or any other variable that an attack moves
 Maps = Float[Array, "h w C"]  # one interpretation map per class
 Features = Float[Array, "h w K"]  # the last feature map of a network
 Logits = Float[Array, " C"]
@@ -37,4 +38,4 @@ class Explanation(NamedTuple):
 
 
 Explain = Callable[[Image], Explanation]
-Objective = Callable[[Image], Scalar]  # of a perturbed image; larger = more adversarial
+Objective = Callable[[Point], Scalar]  # of a perturbed image (or other variable); larger = more adversarial

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
-from irob.arrays import Array, Image, PRNGKey, Scalar
+from irob.arrays import Array, Image, Point, PRNGKey, Scalar
 
 
 @runtime_checkable
@@ -22,13 +22,13 @@ class Ball(Protocol):
     def eps(self) -> Scalar:
         """Radius, in the norm's own unit on pixels in [0, 1]."""
 
-    def project(self, x_adv: Image, x: Image) -> Image:
+    def project(self, x_adv: Point, x: Point) -> Point:
         """The point of the ball around x that is nearest to x_adv (in l2)."""
 
-    def ascend(self, x_adv: Image, gradient: Image, step_size: Scalar) -> Image:
+    def ascend(self, x_adv: Point, gradient: Point, step_size: Scalar) -> Point:
         """The point reached from x_adv by a step of norm step_size that increases <gradient, .> most. Projection is left to `project`."""
 
-    def random_point(self, key: PRNGKey, x: Image) -> Image:
+    def random_point(self, key: PRNGKey, x: Point) -> Point:
         """A random point of the ball around x."""
 
 

@@ -1,0 +1,41 @@
+"""Elastic deformation: pixels flow along a smooth field (Kang et al. 2019, https://arxiv.org/abs/1908.08016, after Xiao et al. 2018,
+https://arxiv.org/abs/1801.02612).
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.ndimage import map_coordinates
+from jaxtyping import Float
+
+from irob.arrays import Array, Image, PRNGKey, Scalar
+from irob.attacks.unforeseen.variation import Range, Variation
+
+REACH, SIGMA = 12, 3.0  # of the Gaussian that smooths the field, in pixels
+
+
+def smoothing(side: int) -> Float[np.ndarray, "side side"]:
+    """The matrix of the Gaussian along one axis, the field mirrored at its edges (the edge itself not repeated)."""
+    bell = np.exp(-(np.arange(-REACH, REACH + 1) ** 2) / (2 * SIGMA**2))
+    mirrored = np.pad(np.eye(side), ((REACH, REACH), (0, 0)), mode="reflect")
+    bell = bell / bell.sum()
+    return np.stack([bell @ mirrored[i : i + 2 * REACH + 1] for i in range(side)]).astype(np.float32)
+
+
+def flow(variable: Float[Array, "H W 2"]) -> Float[Array, "H W 2"]:
+    """The field, smoothed: where each pixel looks, in pixels down and right of itself."""
+    rows, columns = (smoothing(side) for side in variable.shape[:2])
+    return jnp.einsum("hi,ijd,wj->hwd", rows, variable, columns)
+
+
+def render(x: Image, variable: Float[Array, "H W 2"]) -> Image:
+    """The image looked at through the field, between pixels bilinearly; beyond the edge it is black."""
+    height, width, _ = x.shape
+    looked_at = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij")) + jnp.moveaxis(flow(variable), -1, 0)
+    return jax.vmap(lambda plane: map_coordinates(plane, list(looked_at), order=1, mode="constant"), in_axes=2, out_axes=2)(jnp.asarray(x))
+
+
+def vary(key: PRNGKey, x: Image, eps: Scalar) -> Variation:
+    """eps: most that the field may say before it is smoothed, in pixels. The variable: the field."""
+    ball = Range(-eps, eps)
+    return Variation(lambda v: render(x, v), ball, ball.random_point(key, jnp.zeros((*x.shape[:2], 2), x.dtype)))

@@ -1,0 +1,88 @@
+"""Gabor noise: a sparse grid, correlated with a random Gabor kernel and drawn almost in black and white (Kang et al. 2019,
+https://arxiv.org/abs/1908.08016, as in their code).
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Complex, Float
+
+from irob.arrays import Array, Image, Point, PRNGKey, Scalar
+from irob.attacks.unforeseen.variation import Variation, correlated, off_canvas, on_canvas, spectrum
+
+SIDE = 23  # of the kernel
+MOST_SIDES = 10
+DENSITY = 1 / 14  # share of the cells that hold something at the start
+
+
+class EmptyCells(NamedTuple):
+    """-1 <= v <= 1 in the cells that were empty at the start, 0 in the others: so the sizes of this attack were calibrated."""
+
+    eps: Scalar = 1.0
+
+    def project(self, v: Point, start: Point) -> Point:
+        """Clip the one, empty the other."""
+        return jnp.where(start == 0.0, jnp.clip(v, -1.0, 1.0), 0.0)
+
+    def ascend(self, v: Point, gradient: Point, step_size: Scalar) -> Point:
+        """`v + step_size sign(g)`."""
+        return v + step_size * jnp.sign(gradient)
+
+    def random_point(self, key: Any, start: Point) -> Point:
+        """Uniform."""
+        return self.project(jax.random.uniform(key, start.shape, start.dtype, -1.0, 1.0), start)
+
+
+def kernel(sides: Any, sigma: Scalar, wavelength: Scalar, theta: Scalar) -> Float[Array, "k k"]:
+    """`sum_{i < sides} exp(-(p^2 + q^2) / (2 (sigma + 0.001)^2)) cos(2 pi wavelength p)`, p and q being the coordinates, in [-1/2, 1/2], turned by
+    theta + i pi / sides.
+    """
+    y, x = np.meshgrid(*[np.linspace(-0.5, 0.5, SIDE, dtype=np.float32)] * 2, indexing="ij")
+
+    def one(i: Any) -> Array:
+        angle = theta + i * jnp.pi / sides
+        p, q = x * jnp.cos(angle) + y * jnp.sin(angle), y * jnp.cos(angle) - x * jnp.sin(angle)
+        return jnp.exp(-0.5 * (p**2 + q**2) / (sigma + 0.001) ** 2) * jnp.cos(2 * jnp.pi * wavelength * p) * (i < sides)
+
+    return jnp.sum(jax.vmap(one)(jnp.arange(MOST_SIDES)), axis=0)
+
+
+def noise(grid: Float[Array, "h w"], kernels: Complex[Array, "1 u v"]) -> Float[Array, "h w"]:
+    """In [0, 1], nearly all of it at the ends: the correlation o, stretched about its mean by `1.001 / (0.001 + |o - mean| / max |o - mean|)`.
+
+    The mean, the stretch and the ends are constants for the gradient. kernels: `spectrum(kernel[None], grid.shape)`.
+    """
+    o = correlated(grid[None], kernels, SIDE)
+    still = jax.lax.stop_gradient(o)
+    mean = jnp.mean(still)
+    far = jnp.max(jnp.abs(still - mean))
+    gain = 1.001 / (0.001 + jnp.abs(still - mean) / jnp.where(far > 0.0, far, 1.0))
+    stretched = mean + (o - mean) * gain
+    ends = jax.lax.stop_gradient((jnp.min(stretched), jnp.max(stretched)))
+    width = ends[1] - ends[0]
+    return (stretched - ends[0]) / jnp.where(width > 0.0, width, 1.0)
+
+
+def render(x: Image, variable: Float[Array, "h w"], eps: Scalar, kernels: Complex[Array, "1 u v"]) -> Image:
+    """`clip(x + eps / 255 noise)` in all colours."""
+    return off_canvas(jnp.clip(on_canvas(x) + eps / 255.0 * noise(variable, kernels)[..., None], 0.0, 1.0), x)
+
+
+def random_kernel(key: PRNGKey) -> Float[Array, "k k"]:
+    """1 to 10 sides, sigma in [0.1, 0.4], wavelength in [3, 5.75], theta in [0, pi]."""
+    sides, rest = jax.random.split(key)
+    u = jax.random.uniform(rest, (3,))
+    return kernel(jax.random.randint(sides, (), 1, MOST_SIDES + 1), 0.1 + 0.3 * u[0], 3.0 + 2.75 * u[1], jnp.pi * u[2])
+
+
+def vary(key: PRNGKey, x: Image, eps: Scalar) -> Variation:
+    """eps: contrast of the noise, on the scale of 255. The variable: the grid."""
+    of_kernel, of_cells, of_values = jax.random.split(key, 3)
+    height, width, _ = on_canvas(x).shape
+    shape = (height, width)
+    kernels = spectrum(random_kernel(of_kernel)[None], shape)
+    full = jax.random.bernoulli(of_cells, DENSITY, shape)
+    start = jnp.where(full, jax.random.uniform(of_values, shape, x.dtype, -1.0, 1.0), 0.0)
+    return Variation(lambda v: render(x, v, eps, kernels), EmptyCells(), start)

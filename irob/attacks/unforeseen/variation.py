@@ -1,0 +1,82 @@
+"""What the unforeseen attacks share: the record, the canvas they draw on, and correlation with a kernel of one's own."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Complex, Float
+
+from irob.arrays import Array, Image, Point, Scalar
+from irob.attacks.balls import Ball
+
+Render = Callable[[Any], Image]
+
+
+class Variation(NamedTuple):
+    """An attack on one image, ready to be climbed.
+
+    render: variable -> image in [0, 1], differentiable.
+    ball: where the variable may be.
+    start: the first variable, at random, and the point that `ball` is around.
+    """
+
+    render: Render
+    ball: Ball
+    start: Point
+
+
+class Range(NamedTuple):
+    """`low <= v <= high`, climbed by the sign of the gradient."""
+
+    low: Scalar
+    high: Scalar
+
+    @property
+    def eps(self) -> Scalar:
+        """Half the width."""
+        return (self.high - self.low) / 2
+
+    def project(self, v: Point, start: Point) -> Point:
+        """Clip."""
+        return jnp.clip(v, self.low, self.high)
+
+    def ascend(self, v: Point, gradient: Point, step_size: Scalar) -> Point:
+        """`v + step_size sign(g)`."""
+        return v + step_size * jnp.sign(gradient)
+
+    def random_point(self, key: Any, start: Point) -> Point:
+        """Uniform."""
+        return jax.random.uniform(key, start.shape, start.dtype, self.low, self.high)
+
+
+def on_canvas(x: Image) -> Float[Array, "height width 3"]:
+    """The image with zeros around it until its sides are multiples of 16, and in three colours."""
+    (top, bottom), (left, right) = (_margins(side) for side in x.shape[:2])
+    padded = jnp.pad(x, ((top, bottom), (left, right), (0, 0)))
+    return jnp.repeat(padded, 3, axis=2) if x.shape[2] == 1 else padded
+
+
+def off_canvas(drawn: Float[Array, "height width 3"], x: Image) -> Image:
+    """What `on_canvas` did to x undone: the middle, and the mean over colours if x is grey."""
+    (top, _), (left, _) = (_margins(side) for side in x.shape[:2])
+    middle = drawn[top : top + x.shape[0], left : left + x.shape[1]]
+    return jnp.mean(middle, axis=2, keepdims=True) if x.shape[2] == 1 else middle
+
+
+def _margins(side: int) -> tuple[int, int]:
+    missing = -side % 16
+    return missing // 2, missing - missing // 2
+
+
+def spectrum(kernels: Float[Array, "n k k"], shape: tuple[int, int]) -> Complex[Array, "n u v"]:
+    """Kernels prepared for `correlated`. (Through Fourier space: a kernel for each image makes a convolution that is slow in a batch.)"""
+    k = kernels.shape[-1]
+    return jnp.conj(jnp.fft.rfft2(kernels, (shape[0] + k - 1, shape[1] + k - 1)))
+
+
+def correlated(grids: Float[Array, "n h w"], kernels: Complex[Array, "n u v"], k: int) -> Float[Array, "h w"]:
+    """`sum_n sum_{a, b} grid_n(i + a - k // 2, j + b - k // 2) kernel_n(a, b)`, zeros beyond the edge; the kernels as `spectrum` gives them."""
+    (height, width), whole = grids.shape[1:], (grids.shape[1] + k - 1, grids.shape[2] + k - 1)
+    found = jnp.fft.irfft2(jnp.sum(jnp.fft.rfft2(grids, whole) * kernels, axis=0), whole)
+    return jnp.roll(found, (k // 2, k // 2), (0, 1))[:height, :width]
