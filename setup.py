@@ -17,7 +17,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["irob", "irob.*", "experiments", "experiments.*"]),
-    package_data={"experiments": ["templates/*"]},
+    package_data={"experiments": ["templates/*", "uar_calibration.json"]},
     python_requires=">=3.11",
     install_requires=[
         # irob

@@ -1,11 +1,11 @@
 """Measures a network: its robust accuracy, its interpretation under attack, the bound between the two.
 
-    python -m experiments.evaluate --workdir runs/mnist_int [--measure pgd,aai,bound,isa,tradeoff,topk_overlap,inversion] [--protocol standard|paper]
+    python -m experiments.evaluate --workdir runs/mnist_int [--measure pgd,aai,bound,isa,tradeoff,...] [--protocol standard|paper]
     python -m experiments.evaluate --weights mnist_smallgap_int_100.pkl --dataset mnist [...]
 
-`standard` attacks the whole test split (the first 200 images for bound, isa and tradeoff; or its first --num_examples) as hard as this project can;
-`paper` repeats the measurements of the paper's authors on their images. Prints tables, writes one JSON file with flat records and their provenance,
-and an .npz with arrays by example. Interrupted, the same command goes on where it was.
+`standard` attacks the whole test split (the first 200 images for bound, isa, tradeoff and unforeseen; or its first --num_examples) as hard as this
+project can; `paper` repeats the measurements of the paper's authors on their images. Prints tables, writes one JSON file with flat records and their
+provenance, and an .npz with arrays by example. Interrupted, the same command goes on where it was.
 
     pgd           accuracy against eps (--steps 1,10,100,200 for a ladder of steps)
     aai           Kendall's tau of the true class's map under the top-k attack against it (--k, --map)
@@ -14,6 +14,7 @@ and an .npz with arrays by example. Interrupted, the same command goes on where 
     tradeoff      discrepancy against eps under the sneaking attack (--budgets, --map)
     topk_overlap  top k positions in common with the maps of another network (--versus, --k, --map)
     inversion     images that drive one unit of the representation
+    unforeseen    accuracy under JPEG, elastic, fog, Gabor and snow attacks at their calibrated sizes, and UAR (--attack)
 """
 
 import pathlib
@@ -65,7 +66,7 @@ def evaluate(
     protocol = protocols.find(protocol_name)
     ladder = subject.ladder(eps)
     evaluator = Evaluator(subject.network, subject.params, split, batch_size, subject.seed, kept, quiet=False)
-    task = Task(evaluator, protocol, subject.norm, ladder, **options)
+    task = Task(evaluator, protocol, subject.norm, ladder, dataset=subject.dataset, **options)
     records: list[dict[str, Any]] = []
     arrays: dict[str, np.ndarray] = {}
     counts: dict[str, int] = {}
@@ -118,7 +119,7 @@ def main() -> None:
     refuse(
         "topk_overlap" in measures and not flag.versus, "--measure topk_overlap compares two networks: give --versus WORKDIR or FILE.pkl"
     )
-    maps = parse_maps(flag.map, measures)
+    maps, attacks = parse_maps(flag.map, measures), parse_attacks(flag.attack, flag.protocol, measures)
     parallel.start(flag.coordinator, flag.num_processes, flag.process_id)
     if flag.weights:
         subject = subjects.from_weights(flag.weights, flag.dataset, flag.force)
@@ -135,7 +136,7 @@ def main() -> None:
     refuse(not 1 <= flag.k <= height * width, f"--k={flag.k} must be in 1..{height * width}, the positions of a map")
     other = subjects.from_path(flag.versus, subject.dataset) if flag.versus else None
     split = data.load(subject.dataset, "test", flag.data_dir)
-    options = {"num_examples": flag.num_examples, "steps": steps, "k": flag.k, "budgets": budgets, "maps": maps}
+    options = {"num_examples": flag.num_examples, "steps": steps, "k": flag.k, "budgets": budgets, "maps": maps, "attacks": attacks}
     protocol = protocols.find(flag.protocol)
     refuse(
         subject.norm not in protocol.norms,
@@ -207,6 +208,18 @@ def parse_maps(given: list[str], measures: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(given))
 
 
+def parse_attacks(given: list[str], protocol: str, measures: tuple[str, ...]) -> tuple[str, ...]:
+    """The unforeseen attacks asked for, each once."""
+    from experiments import protocols
+    from irob.attacks.unforeseen import UNFORESEEN
+
+    refuse(bool(given) and "unforeseen" not in measures, f"--attack={','.join(given)} goes with --measure unforeseen")
+    for name in given:
+        refuse(name not in UNFORESEEN, f"unknown attack {name!r}: choose from {', '.join(UNFORESEEN)}")
+        refuse(protocols.find(protocol).unforeseen.sizes(name, "") is None, f"--attack={name}: the {protocol} protocol has no such attack")
+    return tuple(dict.fromkeys(given))
+
+
 def parse_steps(given: list[str] | None) -> tuple[int, ...]:
     """Whole numbers from 1 on."""
     for text in given or ():
@@ -235,6 +248,7 @@ def define_flags() -> None:
     flags.DEFINE_list("steps", None, "of PGD, one or several (default: those of the protocol)")
     flags.DEFINE_integer("k", 8, "how many of the most salient positions of a map, for aai and topk_overlap")
     flags.DEFINE_list("map", [], "maps to measure, one or several (default: those of the paper's tables); see irob/explainers.py")
+    flags.DEFINE_list("attack", [], "unforeseen attacks, one or several (default: all)")
     flags.DEFINE_list("budgets", "1.5,2,3,4", "of the sneaking attack, multiples of the smallest eps that changes the prediction")
     flags.DEFINE_string("versus", None, "a second network for topk_overlap: a workdir or a file of weights")
     flags.DEFINE_integer("num_examples", None, "only the first ones of the test split (standard protocol)")

@@ -4,6 +4,8 @@ Where the two differ, `paper` repeats the authors step for step, with the very i
 """
 
 import functools
+import json
+import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,6 +17,7 @@ from irob.arrays import Array, Image, Scalar
 from irob.attacks.balls import BALLS, ClippedLInf
 from irob.attacks.interpretability import Climb, largest_weight, smallest_discrepancy
 from irob.attacks.pgd import best_of_pgd, constant_steps, decaying_steps, last_of_pgd
+from irob.attacks.unforeseen import by_size
 
 
 class Attack(NamedTuple):
@@ -63,6 +66,33 @@ class Sneaking(NamedTuple):
     nested: bool
 
 
+class Sizes(NamedTuple):
+    """How large an unforeseen attack is made. source: who says so. eps `[k]`. ata `[k]`: the accuracies that UAR compares with; empty without UAR."""
+
+    source: str
+    eps: tuple[float, ...]
+    ata: tuple[float, ...] = ()
+
+
+class Unforeseen(NamedTuple):
+    """How the unforeseen attacks are made.
+
+    objectives: losses of the logits, keys of `measures.pgd.LOSSES`, one attack each; an image is broken if any breaks it.
+    targeted: descends the loss of a drawn class instead of ascending that of the label.
+    best_iterate: as in `Protocol`.
+    steps: of each attack.
+    step_sizes: `(eps, steps) -> [steps]` by attack, where they are not the attack's own.
+    sizes: `(attack, data set) -> Sizes`; None where this protocol has no such attack.
+    """
+
+    objectives: tuple[str, ...]
+    targeted: bool
+    best_iterate: bool
+    steps: int
+    step_sizes: tuple[tuple[str, Callable[[Scalar, int], Array]], ...]
+    sizes: Callable[[str, str], Sizes | None]
+
+
 class Protocol(NamedTuple):
     """An evaluation.
 
@@ -75,6 +105,7 @@ class Protocol(NamedTuple):
     nested: what held at a smaller eps counts at every larger one, whose ball contains it (spares the work, too).
     keeps_prediction: the attack on the map keeps the prediction, else images that lose it are left out.
     sneaking: how the bound, the sneaking attack and the trade-off are attacked.
+    unforeseen: how the unforeseen attacks are made.
     draws: measure -> `(test images, classes) -> Drawn`.
     own_images: the images are part of the protocol.
     norms: in which a perturbation may be measured.
@@ -90,6 +121,7 @@ class Protocol(NamedTuple):
     nested: bool
     keeps_prediction: bool
     sneaking: Sneaking
+    unforeseen: Unforeseen
     draws: dict[str, Callable[[int, int], Drawn]]
     own_images: bool
     norms: tuple[str, ...]
@@ -146,6 +178,24 @@ def authors_climb(norm: str, eps: Scalar, x: Image, start: Image, n: int) -> Cli
     return functools.partial(last_of_pgd, ball=ball, x=x, step_sizes=constant_steps(0.2 * eps, 10), start=x)
 
 
+# --- sizes of the unforeseen attacks --------------------------------------------------------------------------------------------------------
+
+
+def calibrated(attack: str, dataset: str) -> Sizes:
+    """The six sizes of Kang et al.: those for CIFAR-10 where there are any and the data set is CIFAR-10, else those for ImageNet-100."""
+    table = json.loads((pathlib.Path(__file__).parent / "uar_calibration.json").read_text())
+    source = "cifar-10" if dataset == "cifar10" and attack in table["cifar-10"] else "imagenet-100"
+    return Sizes(source, **{key: tuple(values) for key, values in table[source][attack].items()})
+
+
+def authors_size(attack: str, dataset: str) -> Sizes | None:
+    """The one size at which the paper's authors ran an attack."""
+    sizes = {"jpeg_linf": 0.25, "jpeg_l2": 8.0, "jpeg_l1": 256.0, "fog": 2048.0, "gabor": 400.0, "snow": 2.0}
+    if dataset == "restricted_imagenet":
+        sizes["jpeg_linf"] = 0.062
+    return Sizes("paper", (sizes[attack],)) if attack in sizes else None
+
+
 PROTOCOLS = {
     "standard": Protocol(
         objectives=("margin", "cross_entropy"),
@@ -168,6 +218,9 @@ PROTOCOLS = {
             norms=(("l1", "l1"), ("l2", "l2")),
             nested=True,
         ),
+        unforeseen=Unforeseen(
+            objectives=("cross_entropy", "margin"), targeted=False, best_iterate=True, steps=200, step_sizes=(), sizes=calibrated
+        ),
         draws={
             "pgd": functools.partial(first, None),
             "aai": functools.partial(first, None),
@@ -176,6 +229,7 @@ PROTOCOLS = {
             "isa": functools.partial(first, 200),
             "tradeoff": functools.partial(first, 200),
             "inversion": functools.partial(first, 4),
+            "unforeseen": functools.partial(first, 200),
         },
         own_images=False,
         norms=tuple(BALLS),
@@ -203,6 +257,18 @@ PROTOCOLS = {
             norms=(("l1", "l1"), ("l2", "squared_l2")),
             nested=False,
         ),
+        unforeseen=Unforeseen(
+            objectives=("plain_cross_entropy",),
+            targeted=True,
+            best_iterate=False,
+            steps=200,
+            step_sizes=(
+                ("fog", by_size),
+                ("gabor", by_size),
+                ("snow", by_size),
+            ),  # far larger than the range of the variable: they jump between its ends
+            sizes=authors_size,
+        ),
         draws={
             "pgd": functools.partial(authors_draw, 99, slice(200)),
             "aai": functools.partial(authors_draw, 99, slice(200)),
@@ -211,6 +277,7 @@ PROTOCOLS = {
             "isa": functools.partial(authors_draw, 123, slice(100)),  # how many images they took is not known
             "tradeoff": functools.partial(authors_draw, 52, slice(37, 42)),
             "inversion": functools.partial(authors_draw, 99, slice(4)),
+            "unforeseen": functools.partial(authors_draw, 99, slice(200)),
         },
         own_images=True,
         norms=("linf",),
@@ -240,11 +307,19 @@ def validation_protocol(steps: int) -> Protocol:
     )
 
 
+def in_words(value: Any) -> Any:
+    """A setting with names for functions."""
+    return [in_words(part) for part in value] if isinstance(value, tuple) else getattr(value, "__name__", value)
+
+
 def settings(protocol: Protocol) -> dict[str, Any]:
     """The numbers of a protocol, for the record."""
     fields = ("objectives", "restarts", "steps", "random_start", "best_iterate", "nested", "keeps_prediction")
-    sneaking = {key: getattr(value, "__name__", value) for key, value in protocol.sneaking._asdict().items()}
-    return {field: getattr(protocol, field) for field in fields} | {"step_sizes": protocol.step_sizes.__name__, "sneaking": sneaking}
+
+    parts = {
+        part: {key: in_words(value) for key, value in getattr(protocol, part)._asdict().items()} for part in ("sneaking", "unforeseen")
+    }
+    return {field: getattr(protocol, field) for field in fields} | {"step_sizes": protocol.step_sizes.__name__, **parts}
 
 
 def drawn(protocol: Protocol, measure: str, n: int, num_classes: int, num_examples: int | None) -> Drawn:

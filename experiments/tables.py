@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from irob.attacks.unforeseen import UNFORESEEN
+
 
 def text(result: dict[str, Any]) -> str:
     """Everything in a result, a block for each measure, and where it comes from."""
@@ -85,6 +87,11 @@ BLOCKS: dict[str, tuple[str, tuple[set[str], set[str]], tuple[tuple[str, str], .
         "Most salient positions in common with another network",
         ({"topk_overlap"}, {"pgd"}),
         (("with", "with"), ("map", "map"), ("k", "k"), *VALUE),
+    ),
+    "unforeseen": (
+        "Accuracy under unforeseen attacks, and UAR",
+        ({"clean_accuracy", "robust_accuracy", "uar"}, {"none", *UNFORESEEN}),
+        (("metric", "metric"), ("attack", "attack"), ("sizes of", "calibration"), ("eps", "eps"), *VALUE),
     ),
     "inversion": (
         "Feature inversion: activity of the unit",

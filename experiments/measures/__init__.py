@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from experiments.measures import aai, inversion, overlap, pgd, sneaking
+from experiments.measures import aai, inversion, overlap, pgd, sneaking, unforeseen
 from experiments.measures.task import Measured, Task
 
 MEASURES: dict[str, Callable[[Task], Measured]] = {
@@ -13,4 +13,5 @@ MEASURES: dict[str, Callable[[Task], Measured]] = {
     "tradeoff": sneaking.tradeoff,
     "topk_overlap": overlap.measure,
     "inversion": inversion.measure,
+    "unforeseen": unforeseen.measure,
 }

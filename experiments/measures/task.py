@@ -24,6 +24,8 @@ class Task(NamedTuple):
     k: most salient positions.
     budgets: of the sneaking attack, multiples of the smallest eps that changes the prediction.
     other: a second network, to compare maps with, and its name.
+    dataset: its name.
+    attacks: keys of `unforeseen.UNFORESEEN`; empty for all.
     maps: keys of `explainers.EXPLAINERS`; empty for those of each measure.
     """
 
@@ -36,6 +38,8 @@ class Task(NamedTuple):
     k: int = 8
     budgets: tuple[float, ...] = (1.5, 2.0, 3.0, 4.0)
     other: tuple[str, CAMNetwork, Params] | None = None
+    dataset: str = ""
+    attacks: tuple[str, ...] = ()
     maps: tuple[str, ...] = ()
 
     def drawn(self, measure: str) -> Drawn:
