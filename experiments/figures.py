@@ -174,6 +174,34 @@ def overlays(title: str, arrays: Mapping[str, np.ndarray], classes: Sequence[str
     return figure
 
 
+def unforeseen(title: str, arrays: Mapping[str, np.ndarray], which: int, classes: Sequence[str]) -> Figure:
+    """One image under the unforeseen attacks: a row for each attack, the clean image, then the attacked ones by size.
+
+    Args:
+      arrays: of the measure `unforeseen`, without its prefix.
+      which: of the images shown.
+      classes: their names.
+    """
+    attacks = [key.removesuffix("/shown") for key in arrays if key.endswith("/shown")]
+    columns = 1 + max(len(arrays[f"{name}/eps"]) for name in attacks)
+    figure, axes = plt.subplots(len(attacks), columns, figsize=(1.4 * columns, 1.65 * len(attacks)), squeeze=False, layout="constrained")
+    image, label = arrays["shown/images"][which], classes[int(arrays["labels"][which])]
+    for row, name in zip(axes, attacks, strict=True):
+        row[0].imshow(image.squeeze(), cmap="gray", vmin=0, vmax=1)
+        row[0].set_ylabel(name, fontsize=9)
+        row[0].set_xlabel(label, fontsize=7)
+        for axis, eps, picture, prediction in zip(
+            row[1:], arrays[f"{name}/eps"], arrays[f"{name}/shown"][:, which], arrays[f"{name}/shown_predictions"][:, which], strict=False
+        ):
+            axis.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=1)
+            axis.set_xlabel(f"{eps:g}: {classes[prediction] if prediction >= 0 else 'nothing'}", fontsize=7)
+        for axis in row[1 + len(arrays[f"{name}/eps"]) :]:
+            axis.axis("off")
+    _bare(axes)
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
 def inversions(networks: Mapping[str, Mapping[str, np.ndarray]], norm: str, classes: Sequence[str]) -> Figure:
     """Feature inversion, networks side by side: a row for each seed image, for each network what it and noise become.
 

@@ -32,7 +32,10 @@ def render(x: Image, variable: Float[Array, "H W 2"]) -> Image:
     """The image looked at through the field, between pixels bilinearly; beyond the edge it is black."""
     height, width, _ = x.shape
     looked_at = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij")) + jnp.moveaxis(flow(variable), -1, 0)
-    return jax.vmap(lambda plane: map_coordinates(plane, list(looked_at), order=1, mode="constant"), in_axes=2, out_axes=2)(jnp.asarray(x))
+    planes = jax.vmap(lambda plane: map_coordinates(plane, list(looked_at), order=1, mode="constant"), in_axes=2, out_axes=2)(
+        jnp.asarray(x)
+    )
+    return jnp.clip(planes, 0.0, 1.0)  # rounding
 
 
 def vary(key: PRNGKey, x: Image, eps: Scalar) -> Variation:
