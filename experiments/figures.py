@@ -25,6 +25,15 @@ class Sample(NamedTuple):
     tau: float
 
 
+class Unforeseen(NamedTuple):
+    """One image under one unforeseen attack: its name and size, the picture, what it is taken for."""
+
+    attack: str
+    eps: float
+    image: np.ndarray
+    taken_for: str
+
+
 class Curve(NamedTuple):
     """A line with its band: label, x and y, and the ends of the 95% intervals (None where there is none)."""
 
@@ -67,17 +76,20 @@ def curves_against_eps(panels: Mapping[str, Sequence[Curve]], y_label: str, y_ra
     return figure
 
 
-def maps(samples: Mapping[str, Sequence[Sample]], eps: float) -> Figure:
-    """For each method a row of image, its map, the attacked image, its map; one block of columns per image.
+def maps(samples: Mapping[str, Sequence[Sample]], eps: float, of: str, unforeseen: Sequence[Unforeseen]) -> Figure:
+    """For each method a row of image, its map, the attacked image, its map; one block of columns per image. Below, one image under attacks that
+    were not foreseen in training.
 
     Red speaks for the true class, blue against it; one scale per method.
+
+    Args:
+      of: the method whose network the unforeseen attacks are on.
     """
     methods = list(samples)
     count = len(samples[methods[0]])
-    figure, axes = plt.subplots(
-        len(methods), 4 * count, figsize=(1.25 * 4 * count, 1.75 * len(methods)), squeeze=False, layout="constrained"
-    )
-    for row, method in zip(axes, methods, strict=True):
+    rows = len(methods) + 1
+    figure, axes = plt.subplots(rows, 4 * count, figsize=(1.25 * 4 * count, 1.75 * rows), squeeze=False, layout="constrained")
+    for row, method in zip(axes, methods, strict=False):
         scale = max(np.abs(sample.clean_map).max() for sample in samples[method])
         for i, sample in enumerate(samples[method]):
             image, clean_map, attacked, attacked_map = row[4 * i : 4 * i + 4]
@@ -90,6 +102,13 @@ def maps(samples: Mapping[str, Sequence[Sample]], eps: float) -> Figure:
         row[0].set_ylabel(method)
     for axis, title in zip(axes[0], ["image", "its map", "attacked", "its map"] * count, strict=True):
         axis.set_title(title, fontsize=8)
+    for axis, seen in zip(axes[-1], unforeseen, strict=False):
+        axis.imshow(seen.image.squeeze(), cmap="gray", vmin=0, vmax=1)
+        axis.set_title(f"{seen.attack} {seen.eps:g}", fontsize=7)
+        axis.set_xlabel(f"taken for {seen.taken_for}", fontsize=7)
+    for axis in axes[-1][len(unforeseen) :]:
+        axis.axis("off")
+    axes[-1][0].set_ylabel(f"{of},\nunforeseen", fontsize=8)
     _bare(axes)
     figure.suptitle(f"Class activation maps of the true class, clean and attacked (l-inf, eps {eps})", fontsize=10)
     return figure

@@ -21,7 +21,7 @@ from experiments.cli import UserError
 if TYPE_CHECKING:
     import ml_collections
 
-    from experiments.figures import Sample
+    from experiments.figures import Sample, Unforeseen
 
 METHODS = ("normal", "adv", "int")
 SHOWN = 3  # test images in the figure of the maps
@@ -41,7 +41,7 @@ def quickstart(workdir: pathlib.Path, tiny: bool = False) -> list[dict[str, Any]
         samples[method] = explained(config, state.params)
     data.save_atomically(workdir / "results.json", lambda file: file.write((json.dumps(results, indent=1) + "\n").encode()))
     figures.save(figures.accuracy_against_eps(results), workdir / "figures" / "accuracy_against_eps.png")
-    figures.save(figures.maps(samples, SHOWN_EPS), workdir / "figures" / "maps.png")
+    figures.save(figures.maps(samples, SHOWN_EPS, METHODS[-1], unforeseen(config, state.params)), workdir / "figures" / "maps.png")
     return results
 
 
@@ -92,6 +92,28 @@ def explained(config: "ml_collections.ConfigDict", params: Any) -> "list[Sample]
         tau = float(irob.kendall_tau(clean_map, attacked_map))
         samples.append(Sample(image, np.asarray(clean_map), np.asarray(image_adv), np.asarray(attacked_map), taken_for, then_for, tau))
     return samples
+
+
+def unforeseen(config: "ml_collections.ConfigDict", params: Any) -> "list[Unforeseen]":
+    """The first test image under every attack that was not foreseen, at the third of its six sizes."""
+    import numpy as np
+
+    from experiments import data, protocols, training
+    from experiments.evaluator import Evaluator
+    from experiments.figures import Unforeseen
+    from experiments.measures import Task
+    from experiments.measures import unforeseen as measure
+
+    network, _ = training.build(config)
+    split = data.load(config.dataset, "test").first(1)
+    task = Task(Evaluator(network, params, split, 1, config.seed), protocols.find("standard"), "linf", (0.0,), dataset=config.dataset)
+    names, found = data.find(config.dataset).classes, []
+    for attack in measure.UNFORESEEN:
+        size = protocols.calibrated(attack, config.dataset).eps[2]
+        shown = measure.pictures(task, attack, (size,), np.arange(1), split.labels, split.labels)
+        prediction = int(shown["shown_predictions"][0, 0])
+        found.append(Unforeseen(attack, size, shown["shown"][0, 0], names[prediction] if prediction >= 0 else "nothing"))
+    return found
 
 
 def table(results: list[dict[str, Any]]) -> str:

@@ -5,7 +5,7 @@ Random parts come from (seed, attack, index of the example in its split), and ar
 
 import functools
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -44,7 +44,10 @@ def measure(task: Task) -> Measured:
         found = np.stack([predictions(task, attack, eps, drawn.indices, labels, targets) for eps in sizes.eps])
         records += summary(found == labels, attack, sizes, settings)
         arrays |= {f"{attack}/eps": np.array(sizes.eps), f"{attack}/predictions": found}
-        arrays |= {f"{attack}/{key}": value for key, value in pictures(task, attack, sizes, drawn.indices, labels, targets).items()}
+        arrays |= {
+            f"{attack}/{key}": value
+            for key, value in pictures(task, attack, sizes.eps, drawn.indices[:SHOWN], labels[:SHOWN], targets[:SHOWN]).items()
+        }
     return Measured(records, arrays)
 
 
@@ -129,14 +132,16 @@ def summary(correct: np.ndarray, attack: str, sizes: Sizes, settings: Unforeseen
     return records
 
 
-def pictures(task: Task, attack: str, sizes: Sizes, indices: np.ndarray, labels: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
-    """The first images under the first objective at every size: shown `[sizes, images, H, W, c]`, and what each is taken for."""
-    evaluator, few = task.evaluator, slice(0, SHOWN)
-    images = to_unit(evaluator.split.fetch(indices[few])[0])
+def pictures(
+    task: Task, attack: str, sizes: Sequence[float], indices: np.ndarray, labels: np.ndarray, targets: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Some images under the first objective at every size: shown `[sizes, images, H, W, c]`, and what each is taken for."""
+    evaluator = task.evaluator
+    images = to_unit(evaluator.split.fetch(indices)[0])
     draw = drawing(evaluator.network, attack, task.protocol.unforeseen)
     with jax.default_matmul_precision("highest"):
-        keys = jax.vmap(lambda index: jax.random.fold_in(key_of(evaluator.seed, attack), index))(indices[few].astype(np.int32))
-        shown, taken_for = draw(parallel.first(evaluator.params), images, labels[few], targets[few], keys, np.array(sizes.eps, np.float32))
+        keys = jax.vmap(lambda index: jax.random.fold_in(key_of(evaluator.seed, attack), index))(indices.astype(np.int32))
+        shown, taken_for = draw(parallel.first(evaluator.params), images, labels, targets, keys, np.array(sizes, np.float32))
     return {"shown": np.asarray(shown), "shown_predictions": np.asarray(taken_for)}
 
 

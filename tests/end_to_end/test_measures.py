@@ -195,6 +195,20 @@ def test_other_maps_have_rows_of_their_own(commands, measured, tmp_path):
     assert (tmp_path / "made" / "figures" / "digits_tradeoff_plain_standard_saliency.png").exists()
 
 
+def test_unforeseen_attacks_by_name(commands, measured, tmp_path):
+    directory, _ = measured
+    options = ("--dataset", "digits", "--num_examples", 2, "--measure", "unforeseen", "--attack", "elastic")
+    out, _ = commands.run("evaluate", "--weights", directory / "plain.pkl", *options, "--out", tmp_path / "unforeseen.json")
+    assert "Accuracy under unforeseen attacks" in out and "imagenet-100" in out
+    result = json.loads((tmp_path / "unforeseen.json").read_text())
+    assert [r["eps"] for r in result["records"] if r["metric"] == "robust_accuracy"] == [0.25, 0.5, 2, 4, 8, 16]
+    commands.run("report", "--inputs", tmp_path / "unforeseen.json", directory / "standard.json", "--out", tmp_path / "made")
+    clean, elastic = rows_of(tmp_path / "made" / "tables" / "digits_unforeseen.csv")[::-1]
+    assert (elastic["attack"], clean["attack"]) == ("elastic", "none") and elastic["size 6"].endswith("at 16")
+    assert (tmp_path / "made" / "figures" / "digits_unforeseen_plain_standard_1.png").exists()
+    assert len(rows_of(tmp_path / "made" / "tables" / "digits_accuracy.csv")) == 1
+
+
 def test_a_report_never_overwrites(commands, report, measured):
     directory, _ = measured
     assert "is not empty" in commands.refused("report", "--inputs", directory / "standard.json", "--out", report)

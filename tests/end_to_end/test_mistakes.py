@@ -37,6 +37,15 @@ TINY = ("--config", "experiments/configs/digits.py:int,tiny")
             ("evaluate", "--workdir", "/nowhere", "--map", "representation", "--measure", "aai"),
             "aai needs maps of a class, and it has none",
         ),
+        (
+            ("evaluate", "--workdir", "/nowhere", "--attack", "rain", "--measure", "unforeseen"),
+            "unknown attack 'rain': choose from jpeg_linf",
+        ),
+        (("evaluate", "--workdir", "/nowhere", "--attack", "fog"), "--attack=fog goes with --measure unforeseen"),
+        (
+            ("evaluate", "--workdir", "/nowhere", "--attack", "elastic", "--measure", "unforeseen", "--protocol", "paper"),
+            "--attack=elastic: the paper protocol has no such attack",
+        ),
         (("evaluate", "--workdir", "/nowhere", "--dataset", "mnist"), "--dataset goes with --weights"),
         (("evaluate",), "give either --workdir of a training or --weights FILE.pkl"),
         (("evaluate", "--weights", "/nowhere.pkl"), "--weights /nowhere.pkl needs --dataset, one of digits"),
