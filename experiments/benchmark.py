@@ -18,19 +18,19 @@ from typing import Any
 from absl import flags
 
 from experiments import cli
-from experiments.benchmarks.groups import GROUPS
+from experiments.benchmarks.groups import GROUPS, HALVED
 from experiments.benchmarks.scaling import scaling
 from experiments.benchmarks.timing import OURS, Peers, clocked, timed
 from experiments.cli import UserError
 
-NAMES = (*GROUPS, "scaling")
+NAMES = (*GROUPS, *HALVED, "scaling")
 
 
 def result_of(name: str, rounds: int, least: float) -> dict[str, Any]:
     """Times a group."""
     from experiments.benchmarks import floors
 
-    group = GROUPS[name]()
+    group = (GROUPS | HALVED)[name]()
     peak = floors.matmul_peak()
     load = os.getloadavg()[0]
     with Peers(group.peers, group.arguments) as peers:
@@ -103,7 +103,7 @@ def main() -> None:
     from experiments import data, parallel, provenance
 
     flag = flags.FLAGS
-    names = flag.only or (NAMES if parallel.on_cpu() else tuple(GROUPS))  # scaling counts fake devices
+    names = flag.only or (*GROUPS, *(("scaling",) if parallel.on_cpu() else HALVED))  # scaling counts fake devices
     for name in names:
         if name not in NAMES:
             raise UserError(f"--only: there is no group {name!r}: choose from {', '.join(NAMES)}")

@@ -57,15 +57,16 @@ STEPS = {
 }
 
 
-def training_step(name: str, method: str) -> Group:
-    """One optimiser step, data on the device."""
+def training_step(name: str, method: str, dtype: str = "float32") -> Group:
+    """One optimiser step, data on the device. dtype: of our attack."""
     import irob
     from experiments.benchmarks import floors
 
     of = STEPS[name]
     title = f"training step, {method}, {name.replace('_', ' ')}, batch {of.batch}, {of.attack_steps} attack steps"
+    title += "" if dtype == "float32" else f", attacked in {dtype}"
     cost = floors.training_step(irob.create(of.network, of.image_shape, 10), method, of.batch, of.attack_steps)
-    return Group(title, our_step(of, method), training_peers, (name, method, *batch_of(of)), cost)
+    return Group(title, our_step(of, method, dtype), training_peers, (name, method, *batch_of(of)), cost)
 
 
 def batch_of(of: Step) -> "tuple[np.ndarray, np.ndarray]":
@@ -76,7 +77,7 @@ def batch_of(of: Step) -> "tuple[np.ndarray, np.ndarray]":
     return random.integers(0, 256, (of.batch, *of.image_shape), np.uint8), random.integers(0, 10, of.batch).astype(np.int32)
 
 
-def our_step(of: Step, method: str) -> Callable[[], Any]:
+def our_step(of: Step, method: str, dtype: str = "float32") -> Callable[[], Any]:
     """The step that `experiments.train` runs, on one batch that lies on the devices."""
     import jax
 
@@ -85,6 +86,7 @@ def our_step(of: Step, method: str) -> Callable[[], Any]:
 
     network = irob.create(of.network, of.image_shape, 10)
     config = step_config(of, method)
+    config.attack.dtype = dtype
     images, labels = batch_of(of)
     step = training.make_step(config, network, irob.DEFENSES[method](**config.defense))
     state = parallel.replicate(training.initial_state(config, network))
@@ -100,7 +102,7 @@ def our_step(of: Step, method: str) -> Callable[[], Any]:
 
 
 def training_peers(name: str, method: str, images: "np.ndarray", labels: "np.ndarray") -> dict[str, Callable[[], Any]]:
-    """The same step in PyTorch, with the network as it is and with its head folded where that can be done."""
+    """The same step in PyTorch, with the network as it is and with its head folded where that can be done; on a GPU also compiled."""
     if not installed("torch"):
         return {}
     import numpy as np
@@ -112,11 +114,16 @@ def training_peers(name: str, method: str, images: "np.ndarray", labels: "np.nda
     of = STEPS[name]
     network = irob.create(of.network, of.image_shape, 10)
     params = network.initial_params()
-    x, t = peers.images(images / np.float32(255)), torch.tensor(labels.astype(np.int64))
+    x, t = peers.images(images / np.float32(255)), torch.tensor(labels.astype(np.int64)).to(peers.device())
     contenders: dict[str, Callable[[], Any]] = {}
-    for label, folded in (("PyTorch", False), ("PyTorch, head folded", True)):
+    forms = {"PyTorch": (False, False), "PyTorch, head folded": (True, False)}
+    if peers.device() == "cuda":
+        forms |= {f"{name}, compiled": (folded, True) for name, (folded, _) in forms.items()}
+    for label, (folded, compiled) in forms.items():
         if not folded or network.fold_head(params)[0] is not network:
-            model = peers.TorchNetwork(network, params, folded)
+            model = peers.TorchNetwork(network, params, folded).to(peers.device())
+            if compiled:
+                model.compile_maps()
             step = peers.make_step(model, method, eps=of.eps, step_size=of.step_size, steps=of.attack_steps, learning_rate=1e-4)
             contenders[label] = functools.partial(loss_of, step, x, t)
     return contenders
@@ -217,12 +224,12 @@ def pgd_peers(params: "Params", x: "np.ndarray", labels: "np.ndarray") -> dict[s
     from experiments.benchmarks import peers
 
     eps, step_size, steps = PGD["eps"], PGD["step_size"], int(PGD["steps"])
-    model = peers.TorchNetwork(irob.create("small", (28, 28, 1), 10), params).requires_grad_(False).eval()
-    inputs, t = peers.images(x), torch.tensor(labels.astype(np.int64))
+    model = peers.TorchNetwork(irob.create("small", (28, 28, 1), 10), params).requires_grad_(False).eval().to(peers.device())
+    inputs, t = peers.images(x), torch.tensor(labels.astype(np.int64)).to(peers.device())
 
     def accuracy(x_adv: Any) -> float:
         with torch.no_grad():
-            return float((model(x_adv).argmax(dim=1) == t).float().mean())
+            return float((model(x_adv.to(peers.device())).argmax(dim=1) == t).float().mean())
 
     contenders: dict[str, Callable[[], Any]] = {
         "PyTorch": lambda: accuracy(peers.pgd(model, inputs, t, eps=eps, step_size=step_size, steps=steps))
@@ -235,7 +242,7 @@ def pgd_peers(params: "Params", x: "np.ndarray", labels: "np.ndarray") -> dict[s
     if installed("foolbox"):
         import foolbox
 
-        wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
+        wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=peers.device())
         linf = foolbox.attacks.LinfPGD(abs_stepsize=step_size, steps=steps, random_start=False)
         contenders["foolbox"] = lambda: accuracy(linf(wrapped, inputs, t, epsilons=eps)[1])
     if installed("art"):
@@ -243,10 +250,15 @@ def pgd_peers(params: "Params", x: "np.ndarray", labels: "np.ndarray") -> dict[s
         from art.estimators.classification import PyTorchClassifier
 
         classifier = PyTorchClassifier(
-            model, loss=torch.nn.CrossEntropyLoss(), input_shape=(1, 28, 28), nb_classes=10, clip_values=(0.0, 1.0), device_type="cpu"
+            model,
+            loss=torch.nn.CrossEntropyLoss(),
+            input_shape=(1, 28, 28),
+            nb_classes=10,
+            clip_values=(0.0, 1.0),
+            device_type={"cpu": "cpu", "cuda": "gpu"}[peers.device()],
         )
         art = ProjectedGradientDescentPyTorch(classifier, eps=eps, eps_step=step_size, max_iter=steps, batch_size=200, verbose=False)
-        chw = inputs.contiguous().numpy()
+        chw = inputs.contiguous().cpu().numpy()
         contenders["ART"] = lambda: accuracy(torch.tensor(art.generate(chw, labels)))
     return contenders
 
@@ -306,18 +318,19 @@ def explaining_peers(what: str, params: "Params", x: "np.ndarray", labels: "np.n
     from experiments.benchmarks import peers
 
     model, folded = (
-        peers.TorchNetwork(irob.create("small", (28, 28, 1), 10), params, fold).requires_grad_(False).eval() for fold in (False, True)
+        peers.TorchNetwork(irob.create("small", (28, 28, 1), 10), params, fold).requires_grad_(False).eval().to(peers.device())
+        for fold in (False, True)
     )
-    inputs, t = peers.images(x), torch.tensor(labels.astype(np.int64))
+    inputs, t = peers.images(x), torch.tensor(labels.astype(np.int64)).to(peers.device())
     if what == "grad_cam":
         cam = LayerGradCam(model, model.last)
-        return {"captum": lambda: cam.attribute(inputs.requires_grad_(True), target=t).detach().numpy()[:, 0]}
+        return {"captum": lambda: cam.attribute(inputs.requires_grad_(True), target=t).detach().cpu().numpy()[:, 0]}
 
     def integrated(model: Any, at_a_time: int | None) -> Any:
         found = IntegratedGradients(model).attribute(
             inputs, target=t, n_steps=IG_POINTS, method="riemann_right", internal_batch_size=at_a_time
         )
-        return found.detach().permute(0, 2, 3, 1).numpy()
+        return found.detach().permute(0, 2, 3, 1).cpu().numpy()
 
     return {
         "captum": lambda: integrated(model, None),
@@ -331,4 +344,8 @@ GROUPS: dict[str, Callable[[], Group]] = {
     "pgd": pgd_200,
     "ig": functools.partial(explained, "ig"),
     "grad_cam": functools.partial(explained, "grad_cam"),
+}
+# On accelerators: attacks in half of the precision.
+HALVED: dict[str, Callable[[], Group]] = {
+    f"{name}_int_bfloat16": functools.partial(training_step, name, "int", "bfloat16") for name in STEPS
 }
