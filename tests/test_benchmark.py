@@ -161,5 +161,22 @@ def test_the_peers_training_lowers_its_loss(method, random):
     assert losses[-1] < 0.7 * losses[0]
 
 
+def test_the_step_in_tensorflow_is_ours(small, random):
+    pytest.importorskip("tensorflow")
+    from experiments.benchmarks import tensorflow_peers
+
+    network, params = small
+    x, moved = random.random((2, 4, 28, 28, 1)).astype(np.float32)
+    labels = np.array([1, 5, 0, 9], np.int32)
+    maps = tensorflow_peers.maps_of(network, params)
+    explain = lambda z: network.explain(params, z)
+    np.testing.assert_allclose(maps(x), jax.vmap(lambda z: explain(z).maps)(x), atol=2e-4)
+    change = [irob.interpretation_change(explain(a), explain(b), t) for a, b, t in zip(x, moved, labels, strict=True)]
+    np.testing.assert_allclose(tensorflow_peers.interpretation_change(maps(x), maps(moved), labels), np.mean(change), rtol=1e-4)
+    step = tensorflow_peers.make_step(network, params, eps=0.05, step_size=0.02, steps=3, learning_rate=1e-3)
+    losses = [float(step(x, labels)) for _ in range(30)]
+    assert losses[-1] < 0.7 * losses[0]
+
+
 def test_a_product_has_a_peak():
     assert floors.matmul_peak(64, 2) > 1e6

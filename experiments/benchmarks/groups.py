@@ -34,7 +34,8 @@ def installed(*packages: str) -> bool:
     """Whether peers are there; says so on stderr if not."""
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
-        print(f"left out: {', '.join(missing)} not installed (pip install '.[benchmark]')", file=sys.stderr)
+        extra = "tensorflow" if "tensorflow" in missing else "benchmark"
+        print(f"left out: {', '.join(missing)} not installed (pip install '.[{extra}]')", file=sys.stderr)
     return not missing
 
 
@@ -102,7 +103,12 @@ def our_step(of: Step, method: str, dtype: str = "float32") -> Callable[[], Any]
 
 
 def training_peers(name: str, method: str, images: "np.ndarray", labels: "np.ndarray") -> dict[str, Callable[[], Any]]:
-    """The same step in PyTorch, with the network as it is and with its head folded where that can be done; on a GPU also compiled."""
+    """The same step by whoever is installed."""
+    return torch_steps(name, method, images, labels) | tensorflow_step(name, method, images, labels)
+
+
+def torch_steps(name: str, method: str, images: "np.ndarray", labels: "np.ndarray") -> dict[str, Callable[[], Any]]:
+    """The step in PyTorch, with the network as it is and with its head folded where that can be done; on a GPU also compiled."""
     if not installed("torch"):
         return {}
     import numpy as np
@@ -129,8 +135,25 @@ def training_peers(name: str, method: str, images: "np.ndarray", labels: "np.nda
     return contenders
 
 
+def tensorflow_step(name: str, method: str, images: "np.ndarray", labels: "np.ndarray") -> dict[str, Callable[[], Any]]:
+    """A step of `int` as a graph of TensorFlow."""
+    if method != "int" or not installed("tensorflow"):
+        return {}
+    import numpy as np
+
+    import irob
+    from experiments.benchmarks import tensorflow_peers
+
+    of = STEPS[name]
+    network = irob.create(of.network, of.image_shape, 10)
+    step = tensorflow_peers.make_step(
+        network, network.initial_params(), eps=of.eps, step_size=of.step_size, steps=of.attack_steps, learning_rate=1e-4
+    )
+    return {"TensorFlow graph": functools.partial(loss_of, step, images / np.float32(255), labels)}
+
+
 def loss_of(step: Callable[..., Any], *arguments: Any) -> float:
-    """The loss of a step in PyTorch, as a number."""
+    """The loss of a peer's step, as a number."""
     return float(step(*arguments))
 
 
