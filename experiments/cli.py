@@ -50,6 +50,7 @@ def cache_dir() -> pathlib.Path:
 
 def keep_compiled() -> None:
     """Has JAX keep compiled programs on disk, so that a second start of a command need not compile. JAX's own variables come first."""
+    ours = not {"JAX_COMPILATION_CACHE_DIR", "JAX_COMPILATION_CACHE_MAX_SIZE"} & set(os.environ)
     for name, value in (
         ("JAX_COMPILATION_CACHE_DIR", str(cache_dir() / "compiled")),
         ("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1"),
@@ -58,7 +59,7 @@ def keep_compiled() -> None:
     ):
         os.environ.setdefault(name, value)
     # A process that is killed while it writes leaves a program without its time of use, on which JAX would fail to write any other.
-    for program in pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"]).glob("*-cache"):
+    for program in (cache_dir() / "compiled").glob("*-cache") if ours else ():
         if not program.with_name(program.name.removesuffix("-cache") + "-atime").exists():
             program.unlink(missing_ok=True)
 
@@ -68,7 +69,7 @@ def keep_memory() -> None:
     by page, each of them zeroed: on CPU a step with so many intermediate arrays takes half as long again.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None and mallopt(M_MMAP_THRESHOLD, KEPT):
+    if mallopt is not None and (mallopt(M_MMAP_THRESHOLD, KEPT) or mallopt(M_MMAP_THRESHOLD, 2**25)):  # all that an old glibc allows
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 

@@ -17,6 +17,7 @@ provenance, and an .npz with arrays by example. Interrupted, the same command go
     unforeseen    accuracy under JPEG, elastic, fog, Gabor and snow attacks at their calibrated sizes, and UAR (--attack)
 """
 
+import math
 import pathlib
 import time
 from collections.abc import Sequence
@@ -82,6 +83,7 @@ def evaluate(
         "dataset": subject.dataset,
         "measures": list(measures),
         "protocol": {"name": protocol_name, "description": protocol.description, **protocols.settings(protocol)},
+        "attacks": list(task.attacks),
         "records": records,
         "n": counts[measures[0]],
         "n_by_measure": counts,
@@ -102,6 +104,7 @@ def main() -> None:
     from experiments import data, kept, parallel, protocols, provenance, results, subjects, tables
     from experiments.checkpoints import fingerprint
     from experiments.measures import overlap
+    from irob import explainers
 
     flag = flags.FLAGS
     eps, measures = parse_numbers("eps", flag.eps), parse_measures(flag.measure)
@@ -123,17 +126,19 @@ def main() -> None:
     parallel.start(flag.coordinator, flag.num_processes, flag.process_id)
     if flag.weights:
         subject = subjects.from_weights(flag.weights, flag.dataset, flag.force)
-        out = pathlib.Path(flag.out or pathlib.Path("runs") / default_name(f"{subject.name}_{flag.protocol}", measures, maps))
+        out = pathlib.Path(flag.out or pathlib.Path("runs") / default_name(f"{subject.name}_{flag.protocol}", measures, (*maps, *attacks)))
     else:
         refuse(
             not pathlib.Path(flag.workdir).is_dir(),
             f"there are no checkpoints in {flag.workdir}: train there first, or give the --workdir of a run",
         )
         subject = subjects.from_workdir(flag.workdir, flag.step)
-        out = pathlib.Path(flag.out or pathlib.Path(flag.workdir) / default_name(f"{flag.protocol}_{flag.step}", measures, maps))
+        out = pathlib.Path(
+            flag.out or pathlib.Path(flag.workdir) / default_name(f"{flag.protocol}_{flag.step}", measures, (*maps, *attacks))
+        )
     results.check_free(out, flag.overwrite)
-    height, width, _ = subject.network.features_shape()
-    refuse(not 1 <= flag.k <= height * width, f"--k={flag.k} must be in 1..{height * width}, the positions of a map")
+    positions = min(math.prod(explainers.shape_of_maps(name, subject.network, subject.params)[:2]) for name in maps or ("cam",))
+    refuse(not 1 <= flag.k <= positions, f"--k={flag.k} must be in 1..{positions}, the positions of a map")
     other = subjects.from_path(flag.versus, subject.dataset) if flag.versus else None
     split = data.load(subject.dataset, "test", flag.data_dir)
     options = {"num_examples": flag.num_examples, "steps": steps, "k": flag.k, "budgets": budgets, "maps": maps, "attacks": attacks}
@@ -175,9 +180,9 @@ def refuse(wrong: bool, message: str) -> None:
         raise UserError(message)
 
 
-def default_name(stem: str, measures: Sequence[str], maps: Sequence[str]) -> str:
-    """STEM.json of robust accuracy, STEM_MEASURE_MEASURE[_MAP].json of anything else."""
-    return "_".join([stem, *(() if list(measures) == ["pgd"] else measures), *maps]) + ".json"
+def default_name(stem: str, measures: Sequence[str], chosen: Sequence[str]) -> str:
+    """STEM.json of robust accuracy, STEM_MEASURE_MEASURE[_MAP or ATTACK...].json of anything else."""
+    return "_".join([stem, *(() if list(measures) == ["pgd"] else measures), *chosen]) + ".json"
 
 
 def parse_measures(given: list[str]) -> tuple[str, ...]:
@@ -255,7 +260,9 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "batch_size", None, "images at a time on a device (default: chosen for it); results do not depend on it beyond rounding"
     )
-    flags.DEFINE_string("out", None, "result file (default: WORKDIR/PROTOCOL_STEP[_MEASURES][_MAPS].json or runs/WEIGHTS_PROTOCOL...json)")
+    flags.DEFINE_string(
+        "out", None, "result file (default: WORKDIR/PROTOCOL_STEP[_MEASURES][_MAPS][_ATTACKS].json or runs/WEIGHTS_PROTOCOL...json)"
+    )
     flags.DEFINE_bool("overwrite", False, "replace an existing result file")
     flags.DEFINE_string("data_dir", None, "where tfds data sets lie (default: $TFDS_DATA_DIR or tfds's own)")
     flags.DEFINE_string("coordinator", None, "several processes: host:port of process 0, or auto on TPU pods")

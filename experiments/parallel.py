@@ -5,6 +5,7 @@ A batch axis is split over all devices of all processes, parameters are copied t
 
 import contextlib
 import hashlib
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -137,17 +138,17 @@ def mean_and_gradient(loss: Callable[..., Any], activations: int) -> Callable[..
 
     def in_pieces(params: Any, *arrays: Any) -> Any:
         n = len(arrays[0])
-        most = max(1, MEMORY // (4 * activations)) if on_cpu() else n
-        pieces = next(count for count in range(1, n + 1) if n % count == 0 and n // count <= most)
-        total = of_piece(params, *(array[: n // pieces] for array in arrays))
+        pieces = -(-n // max(1, MEMORY // (4 * activations))) if on_cpu() else 1
+        ends = [i * n // pieces for i in range(pieces + 1)]
+        nothing, total = 0.0, None
         # Unrolled, since gradients of kernels are slow inside loops. XLA forgets barriers on CPU before it schedules; so that pieces come one after
         # the other, in the same memory, each gets parameters that depend on the gradient before.
-        for i in range(1, pieces):
+        for first, last in itertools.pairwise(ends):
+            found = of_piece(jax.tree.map(lambda leaf: leaf + nothing, params), *(array[first:last] for array in arrays))  # noqa: B023
+            weighted = jax.tree.map(lambda leaf: leaf * ((last - first) / n), found)  # noqa: B023
+            total = weighted if total is None else jax.tree.map(jnp.add, total, weighted)
             nothing = 0.0 * sum(leaf.reshape(-1)[0] for leaf in jax.tree.leaves(total))
-            rows = slice(i * n // pieces, (i + 1) * n // pieces)
-            found = of_piece(jax.tree.map(lambda leaf: leaf + nothing, params), *(array[rows] for array in arrays))  # noqa: B023
-            total = jax.tree.map(jnp.add, total, found)
-        return jax.tree.map(lambda leaf: leaf / pieces, total)
+        return total
 
     return in_pieces
 

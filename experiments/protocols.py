@@ -1,6 +1,7 @@
 """How a careful evaluation and the paper's own one are made: who is attacked with what. Protocols are data; `measures` runs them.
 
-Where the two differ, `paper` repeats the authors step for step, with the very images, targets and random starts that they drew.
+Where the two differ, `paper` repeats the authors step for step, with the very images, targets and random starts that they drew (but for the random
+parts of the unforeseen attacks, which they drew without a seed).
 """
 
 import functools

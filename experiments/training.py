@@ -27,7 +27,7 @@ from irob.arrays import Array, Params, Scalar
 from irob.attacks.balls import BALLS
 from irob.attacks.pgd import constant_steps, pgd
 from irob.defenses import DEFENSES, Defense
-from irob.explainers import explainer, for_attacks, plain
+from irob.explainers import GRADIENTS, explainer, for_attacks, plain
 from irob.networks import CAMNetwork
 
 if TYPE_CHECKING:
@@ -110,8 +110,7 @@ def make_step(config: "ml_collections.ConfigDict", network: CAMNetwork, defense:
         def loss_of(params: Params, x: Array, x_adv: Array, label: Array) -> Scalar:
             return defense.outer(explainer(config.map, network, plain(params)), x, x_adv, label)
 
-        kept = 4 * sum(math.prod(shape) for shape in network.layer_shapes())  # of x and x', as it is and rectified
-        loss, gradient = parallel.mean(parallel.mean_and_gradient(loss_of, kept)(state.params, x, x_adv, labels))
+        loss, gradient = parallel.mean(parallel.mean_and_gradient(loss_of, kept_floats(config, network))(state.params, x, x_adv, labels))
         updates, optimizer_state = update(gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((loss, params))]))
@@ -124,6 +123,16 @@ def make_step(config: "ml_collections.ConfigDict", network: CAMNetwork, defense:
         return jax.lax.scan(lambda carry, batch: (step(*carry, *batch), None), (state, totals), (images, labels))[0]
 
     return parallel.pmap(steps, donate=(0,))
+
+
+def kept_floats(config: "ml_collections.ConfigDict", network: CAMNetwork) -> int:
+    """About how many floats the loss of one example keeps for the way back: every layer of x and of x', as it is and rectified, and that again for
+    each gradient that is differentiated itself.
+    """
+    gradients = config.defense.get("points", 1)
+    if config.map in GRADIENTS or config.method.startswith("int_ig"):
+        gradients *= network.num_classes * GRADIENTS.get(config.map, 1)
+    return 4 * gradients * sum(math.prod(shape) for shape in network.layer_shapes())
 
 
 def train(config: "ml_collections.ConfigDict", workdir: str, data_dir: str | None = None) -> TrainState:

@@ -8,7 +8,7 @@
     discrepancy    discrepancy; class weights one_class, two_class, all_class, top_k_classes, soft_two_class, normalised; top_k_pixels,
                    top_k_overlap; proposition_1_gap; kendall_tau, pearson
     attacks        pgd, best_of_pgd, last_of_pgd, constant_steps, decaying_steps; balls LInf, L2, L1; bisect, smallest_eps; on and behind the
-                   interpretation isa (with smallest_discrepancy, largest_weight) and aai; UNFORESEEN in training: JPEG, elastic, fog, Gabor, snow
+                   interpretation isa (with smallest_discrepancy, largest_weight) and aai; attacks of other kinds in UNFORESEEN
     inversion      invert, activation: images that drive a unit of the representation
     defenses       DEFENSES: name -> Defense(inner objective, outer loss); from_terms makes new ones of clean_loss, adversarial_loss,
                    prediction_change, interpretation_change, one_class_interpretation_change, scaled, total

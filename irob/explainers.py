@@ -6,7 +6,8 @@
 
 An attack on a gradient needs second derivatives, which a rectified network has not. Maps on the pixels are therefore those of the network with
 softplus for relu and the same parameters (as in the code of Boopathy et al. 2020, https://arxiv.org/abs/2006.14748); the logits are always the
-network's own.
+network's own. They are of moderate cost for that: 10 points of the path, or 10 draws of noise, the same for every image. Expected gradients,
+which need reference images, and LayerCAM, which is Grad-CAM++ for these networks, have no entry.
 """
 
 from collections.abc import Callable
@@ -47,12 +48,14 @@ def for_attacks(params: Params, dtype: DTypeLike = jnp.float32) -> Form:
 
 
 def read_off(readout: Readout, by_class: bool = True) -> Explainer:
-    """Maps that are linear in the last feature map. by_class: whether there is one for each class, so that classes can be chosen."""
+    """Maps that are linear in the last feature map. by_class: whether there is one for each class; else classes cannot be chosen (a `ValueError`)."""
 
     def construct(network: CAMNetwork, form: Form, classes: Classes | None) -> Explain:
         explain = form(network, readout)
-        if classes is None or not by_class:
+        if classes is None:
             return explain
+        if not by_class:
+            raise ValueError("a representation has units for classes: there is no map of a class to choose")
 
         def chosen(x: Image) -> Explanation:
             maps, logits = explain(x)
@@ -63,11 +66,11 @@ def read_off(readout: Readout, by_class: bool = True) -> Explainer:
     return construct
 
 
-def scaled_by_positions(explainer: Explainer) -> Explainer:
+def scaled_by_positions(unscaled: Explainer) -> Explainer:
     """The same maps on the scale of `maps.complete`."""
 
     def construct(network: CAMNetwork, form: Form, classes: Classes | None) -> Explain:
-        explain = explainer(network, form, classes)
+        explain = unscaled(network, form, classes)
 
         def scaled(x: Image) -> Explanation:
             maps, logits = explain(x)
@@ -99,6 +102,9 @@ def on_pixels(attribution: Callable[[Score, Image], Attribution]) -> Explainer:
     return construct
 
 
+# Gradients of the score that a map on the pixels takes for each class.
+GRADIENTS = {"saliency": 1, "gradient_x_input": 1, "integrated_gradients": 10, "smooth_grad": 10}
+
 EXPLAINERS: dict[str, Explainer] = {
     "cam": read_off(READOUTS["cam"]),
     "grad_cam": scaled_by_positions(read_off(READOUTS["cam"])),
@@ -106,8 +112,10 @@ EXPLAINERS: dict[str, Explainer] = {
     "representation": read_off(READOUTS["representation"], by_class=False),
     "saliency": on_pixels(saliency),
     "gradient_x_input": on_pixels(gradient_x_input),
-    "integrated_gradients": on_pixels(lambda score, x: integrated_gradients(score, x, points=10).attributions),
-    "smooth_grad": on_pixels(lambda score, x: smooth_grad(score, x, jax.random.key(0), samples=10)),
+    "integrated_gradients": on_pixels(
+        lambda score, x: integrated_gradients(score, x, points=GRADIENTS["integrated_gradients"]).attributions
+    ),
+    "smooth_grad": on_pixels(lambda score, x: smooth_grad(score, x, jax.random.key(0), samples=GRADIENTS["smooth_grad"])),
 }
 
 
@@ -117,11 +125,10 @@ def explainer(name: str, network: CAMNetwork, form: Form, classes: Classes | Non
     Args:
       name: a key of `EXPLAINERS`.
       form: `plain(params)` or `for_attacks(params)`.
-      classes: `[m]`, those whose maps are wanted, in this order, so that `maps` is `[h, w, m]`; None for all of them. A representation has units
-        for classes, and all of them always.
+      classes: `[m]`, those whose maps are wanted, in this order, so that `maps` is `[h, w, m]`; None for all of them.
 
     Raises:
-      ValueError: for an unknown name.
+      ValueError: for an unknown name, and for classes of a representation, which has units instead.
 
     >>> network = __import__("irob").create("small", (8, 8, 1), 3)
     >>> explain = explainer("saliency", network, plain(network.initial_params()))
@@ -133,7 +140,7 @@ def explainer(name: str, network: CAMNetwork, form: Form, classes: Classes | Non
     return EXPLAINERS[name](network, form, classes)
 
 
-def number_of_maps(name: str, network: CAMNetwork, params: Params) -> int:
-    """How many maps an explainer has of all classes: C, or the K units of a representation."""
-    shapes = jax.eval_shape(explainer(name, network, plain(params)), jnp.zeros(network.input_shape))
-    return int(shapes.maps.shape[-1])
+def shape_of_maps(name: str, network: CAMNetwork, params: Params) -> tuple[int, int, int]:
+    """(h, w, maps) of an explainer: its positions, and C, or the K units of a representation."""
+    height, width, count = jax.eval_shape(explainer(name, network, plain(params)), jnp.zeros(network.input_shape)).maps.shape
+    return height, width, count

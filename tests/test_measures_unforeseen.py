@@ -77,6 +77,14 @@ def test_an_attack_is_a_plain_loop(trained, digits):
             assert np.mean(np.abs(found.arrays["jpeg_linf/shown"][0, i] - render(v)) > 1e-3) < 0.02
 
 
+def test_a_network_that_says_nothing_is_right_nowhere(trained, digits):
+    network, params = trained
+    silent = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), params)
+    protocol = PAPER._replace(unforeseen=PAPER.unforeseen._replace(steps=2))
+    found = unforeseen.measure(task((network, silent), digits, protocol, attacks=("jpeg_linf",)))
+    assert [r["value"] for r in found.records] == [0.0, 0.0] and (found.arrays["jpeg_linf/predictions"] == -1).all()
+
+
 def test_sizes():
     cifar, other = (protocols.calibrated("jpeg_l1", dataset) for dataset in ("cifar10", "mnist"))
     assert cifar.source == "cifar-10" and cifar.eps == (2, 8, 64, 256, 512, 1024)

@@ -93,3 +93,23 @@ def test_shard_splits_any_axis():
     rows = np.arange(24).reshape(3, 8)
     np.testing.assert_array_equal(parallel.shard(rows, axis=1)[2], rows[:, 4:6])
     np.testing.assert_array_equal(parallel.shard(np.arange(8))[3], [6, 7])
+
+
+@pytest.mark.parametrize(("n", "most"), [(8, 3), (7, 1), (5, 5)])
+def test_a_mean_in_pieces_is_the_mean(n, most, monkeypatch, random):
+    """Of a loss whose value and gradient are known, however unequal the pieces."""
+    x = random.normal(size=(n, 4)).astype(np.float32)
+    params = {"w": random.normal(size=4).astype(np.float32), "b": np.float32(0.5)}
+    traced = []
+
+    def loss(params, x):
+        traced.append(x)
+        return (params["w"] @ x + params["b"]) ** 2
+
+    monkeypatch.setattr(parallel, "MEMORY", 4 * 10 * most)
+    value, gradient = jax.jit(parallel.mean_and_gradient(loss, 10))(params, x)
+    residual = x @ params["w"] + 0.5
+    assert len(traced) == -(-n // most)
+    np.testing.assert_allclose(value, np.mean(residual**2), rtol=1e-5)
+    np.testing.assert_allclose(gradient["w"], np.mean(2 * residual[:, None] * x, axis=0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(gradient["b"], np.mean(2 * residual), rtol=1e-4, atol=1e-6)

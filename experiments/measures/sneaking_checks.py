@@ -78,7 +78,7 @@ def sneaking_check(network: CAMNetwork, settings: Sneaking, map_name: str, map_n
         form = explainers.for_attacks(shared[0])
 
         def one(x: Image, target: Label, classes: Array, eps: Scalar, start: Image) -> dict[str, Any]:
-            explain = explainers.explainer(map_name, network, form, classes)
+            explain = explainers.explainer(map_name, network, form, chosen(map_name, classes))
 
             def measure(clean: Explanation, attacked: Explanation) -> Scalar:
                 return raw_discrepancy(map_name, map_norm, clean.maps, attacked.maps, settings)
@@ -109,6 +109,11 @@ def sneaking_check(network: CAMNetwork, settings: Sneaking, map_name: str, map_n
     return exact(check)
 
 
+def chosen(map_name: str, classes: Array) -> Array | None:
+    """The classes whose maps count; of a representation, all units."""
+    return None if map_name == "representation" else classes
+
+
 def raw_discrepancy(map_name: str, map_norm: str, clean: Maps, attacked: Maps, settings: Sneaking) -> Scalar:
     """The D that an attack reduces; over the units of a representation a sum, over classes a mean."""
     count = clean.shape[-1]
@@ -131,7 +136,7 @@ def look_check(network: CAMNetwork, map_name: str, map_norm: str, norm: str) -> 
         form = explainers.plain(shared[0])
 
         def one(x: Image, label: Label, target: Label, classes: Array, x_adv: Image) -> dict[str, Any]:
-            clean, moved = (explainers.explainer(map_name, network, form, classes)(z) for z in (x, x_adv))
+            clean, moved = (explainers.explainer(map_name, network, form, chosen(map_name, classes))(z) for z in (x, x_adv))
 
             def averaged(correlation: Callable[[Array, Array], Scalar]) -> Scalar:
                 """The mean over maps that are not constant; NaN if all are."""

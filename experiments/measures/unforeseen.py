@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import parallel
+from experiments.cli import UserError
 from experiments.data import to_unit
 from experiments.evaluator import exact, prediction
 from experiments.measures.pgd import LOSSES, clean_check
@@ -41,7 +42,7 @@ def measure(task: Task) -> Measured:
         sizes = settings.sizes(attack, task.dataset)
         if sizes is None:
             continue
-        found = np.stack([predictions(task, attack, eps, drawn.indices, labels, targets) for eps in sizes.eps])
+        found = np.stack([predictions(task, attack, eps, drawn.indices, labels, targets, clean) for eps in sizes.eps])
         records += summary(found == labels, attack, sizes, settings)
         arrays |= {f"{attack}/eps": np.array(sizes.eps), f"{attack}/predictions": found}
         arrays |= {
@@ -51,17 +52,25 @@ def measure(task: Task) -> Measured:
     return Measured(records, arrays)
 
 
-def predictions(task: Task, attack: str, eps: float, indices: np.ndarray, labels: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """What examples are taken for under one attack, `[n]`. Later objectives see only those that have withstood so far."""
+def predictions(
+    task: Task, attack: str, eps: float, indices: np.ndarray, labels: np.ndarray, targets: np.ndarray, clean: np.ndarray
+) -> np.ndarray:
+    """What examples are taken for under one attack, `[n]`. Later objectives see only those that have withstood so far, and none sees those that
+    are taken for nothing as they are.
+    """
     evaluator, settings = task.evaluator, task.protocol.unforeseen
     check = attack_check(evaluator.network, attack, settings)
-    taken_for = labels.copy()
+    taken_for = np.where(clean < 0, -1, labels)
     for which, objective in enumerate(settings.objectives):
         left = np.flatnonzero(taken_for == labels)
         if len(left):
             shared = (np.float32(eps), np.asarray(jax.random.key_data(key_of(evaluator.seed, attack))), np.int32(which))
-            name = f"{attack} {objective} {settings.steps} steps, eps {eps:g}"
+            name = f"{attack} {objective} {settings.steps} steps, eps {eps:.9g}"
             found = evaluator.map(name, check, shared, indices[left], targets[left].astype(np.int32))
+            if not found["finite"].all():
+                raise UserError(
+                    f"the {objective} has no finite gradient for {np.sum(~found['finite'])} images under {attack} at eps {eps:g}"
+                )
             if not found["inside"].all():
                 raise RuntimeError(f"{attack} left the range of a pixel at eps {eps}")
             taken_for[left] = found["predictions"]
@@ -102,7 +111,7 @@ def attacked_image(
 
 @functools.lru_cache
 def attack_check(network: CAMNetwork, attack: str, settings: Unforeseen) -> Callable[..., Any]:
-    """Pmapped `((params, eps, key data, which objective), images, labels, indices, targets) -> predictions, inside`."""
+    """Pmapped `((params, eps, key data, which objective), images, labels, indices, targets) -> predictions, finite, inside`."""
 
     def check(shared: tuple[Params, Array, Array, Array], images: Array, labels: Array, indices: Array, targets: Array) -> dict[str, Any]:
         params, eps, key_data, which = shared
@@ -112,7 +121,8 @@ def attack_check(network: CAMNetwork, attack: str, settings: Unforeseen) -> Call
             own = jax.random.fold_in(key, index)
             x_adv = attacked_image(network, params, attack, settings, x, label, target, own, eps, which)
             inside = jnp.all((x_adv >= 0.0) & (x_adv <= 1.0))
-            return {"predictions": prediction(network.explain(params, x_adv).logits), "inside": inside}
+            finite = jnp.all(jnp.isfinite(x_adv))
+            return {"predictions": prediction(network.explain(params, x_adv).logits), "finite": finite, "inside": inside}
 
         return jax.vmap(one)(to_unit(images), labels, indices, targets)
 

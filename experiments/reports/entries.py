@@ -58,8 +58,10 @@ def read(inputs: Sequence[str]) -> list[Entry]:
 
 
 def measured_in(result: dict[str, Any]) -> list[tuple[str, str | None]]:
-    """(measure, map) of everything that a result holds; no map where a measure has none."""
-    return [(measure, name) for measure in result["measures"] for name in {r.get("map"): None for r in tables.records_of(result, measure)}]
+    """(measure, map or unforeseen attack) of everything that a result holds; None where a measure has neither."""
+    key = {"unforeseen": "attack"}
+    found = {(measure, r.get(key.get(measure, "map"))): None for measure in result["measures"] for r in tables.records_of(result, measure)}
+    return [pair for pair in found if pair != ("unforeseen", "none")]
 
 
 def found(given: pathlib.Path) -> list[pathlib.Path]:

@@ -70,7 +70,14 @@ def pictures(entries: list[Entry], classes: Sequence[str]) -> list[Picture]:
         unforeseen = entry.measured("unforeseen")
         for i in range(len(unforeseen.get("shown/images", ()))):
             caption = "An image under every unforeseen attack at every size, clean on the left, and what it is taken for."
-            drawn.append(Picture(f"unforeseen_{slug}_{i}", figures.unforeseen(name, unforeseen, i, classes), f"{name}. {caption}"))
+            attacks = "_".join(entry.result.get("attacks", ()))
+            drawn.append(
+                Picture(
+                    "_".join(filter(None, ("unforeseen", slug, attacks, str(i)))),
+                    figures.unforeseen(name, unforeseen, i, classes),
+                    f"{name}. {caption}",
+                )
+            )
     for protocol in sorted({entry.protocol for entry in entries}):
         inverted = {e.label: e.measured("inversion") for e in entries if e.protocol == protocol and e.measured("inversion")}
         for norm in ("l2", "linf") if inverted else ():

@@ -304,7 +304,8 @@ def unforeseen_table(entries: list[Entry]) -> Table | None:
     most = max((len(entry.measured("unforeseen").get(f"{name}/eps", ())) for entry in chosen for name in UNFORESEEN), default=0)
     for entry in sorted(chosen, key=lambda e: (e.label, e.protocol)):
         (clean,) = (r for r in entry.records("clean_accuracy", attack="none"))
-        table.append([*map(Cell, (entry.label, entry.protocol, "none", "", str(clean["n"]), value(clean), *[""] * most))])
+        row = [*map(Cell, (entry.label, entry.protocol, "none", "", str(clean["n"]), value(clean), *[""] * most))]
+        table += [] if row in table else [row]
         for name in UNFORESEEN:
             sizes = entry.records("robust_accuracy", attack=name)
             if sizes:
@@ -323,10 +324,13 @@ def unforeseen_table(entries: list[Entry]) -> Table | None:
         [
             "Accuracy with its 95% interval, at each size (each attack has its own unit). `standard`: 200 steps, untargeted, best iterate, the sizes"
             " that Kang et al. 2019 calibrated on the data set named (where it is another one, they are borrowed). UAR: the sum of the accuracies"
-            " over that of their best adversarially trained networks on that data set; a ratio, so it may exceed 1.",
+            " over that of their best adversarially trained networks on that data set; a ratio, so it may exceed 1. It is a stricter UAR than theirs,"
+            " who climb the cross-entropy alone and take the last iterate. The largest JPEG sizes borrowed from ImageNet-100 are more than small"
+            " images have room for, and so alike.",
             "`paper`: as the paper's authors ran it, targeted, one size, last iterate, steps in fog, Gabor noise and snow so large that variables"
-            " jump between their ends. Fog is scaled by image, where they scale it by batch, and the first of their JPEG gradients is taken at the"
-            " start as it is, where they forget a division.",
+            " jump between their ends; starts, kernels and flakes are our own, since theirs had no seed. Fog is scaled by image, where they scale it"
+            " by batch, snow is projected before it is drawn, and the first JPEG gradient is taken at the start, where they forget a division. Their"
+            " networks of CIFAR-10 WResNet were wrong copies (two shortcuts), so their numbers of those compare with nothing.",
             *coverage(chosen),
         ],
     )

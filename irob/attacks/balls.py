@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
-from irob.arrays import Array, Image, Point, PRNGKey, Scalar
+from irob.arrays import Array, Point, PRNGKey, Scalar
 
 
 @runtime_checkable
@@ -37,15 +37,15 @@ class LInf(NamedTuple):
 
     eps: Scalar
 
-    def project(self, x_adv: Image, x: Image) -> Image:
+    def project(self, x_adv: Point, x: Point) -> Point:
         """Clip to [x - eps, x + eps], then to [0, 1]."""
         return jnp.clip(jnp.clip(x_adv, x - self.eps, x + self.eps), 0.0, 1.0)
 
-    def ascend(self, x_adv: Image, gradient: Image, step_size: Scalar) -> Image:
+    def ascend(self, x_adv: Point, gradient: Point, step_size: Scalar) -> Point:
         """`x' + step_size sign(g)`; sign(0) = 0."""
         return x_adv + step_size * jnp.sign(gradient)
 
-    def random_point(self, key: PRNGKey, x: Image) -> Image:
+    def random_point(self, key: PRNGKey, x: Point) -> Point:
         """Uniform in the cube, clipped to [0, 1]."""
         return self.project(x + jax.random.uniform(key, x.shape, x.dtype, -1.0, 1.0) * self.eps, x)
 
@@ -59,15 +59,15 @@ class ClippedLInf(NamedTuple):
     eps: Scalar
     gain: Scalar
 
-    def project(self, x_adv: Image, x: Image) -> Image:
+    def project(self, x_adv: Point, x: Point) -> Point:
         """That of `LInf`."""
         return LInf(self.eps).project(x_adv, x)
 
-    def ascend(self, x_adv: Image, gradient: Image, step_size: Scalar) -> Image:
+    def ascend(self, x_adv: Point, gradient: Point, step_size: Scalar) -> Point:
         """`x' + step_size clip(gain g, -1, 1)`."""
         return x_adv + step_size * jnp.clip(self.gain * gradient, -1.0, 1.0)
 
-    def random_point(self, key: PRNGKey, x: Image) -> Image:
+    def random_point(self, key: PRNGKey, x: Point) -> Point:
         """That of `LInf`."""
         return LInf(self.eps).random_point(key, x)
 
@@ -77,7 +77,7 @@ class L2(NamedTuple):
 
     eps: Scalar
 
-    def project(self, x_adv: Image, x: Image) -> Image:
+    def project(self, x_adv: Point, x: Point) -> Point:
         """The exact projection on ball and box together: x + clip(s d, -x, 1 - x), d = x' - x, with the largest s <= 1 that fits the ball.
 
         Where the box stops a coordinate (s |d_i| >= r_i, its room) it gives r_i^2 to the squared length, else s^2 d_i^2. Solving for s with the
@@ -95,14 +95,14 @@ class L2(NamedTuple):
         s, _ = jax.lax.scan(solve, jnp.zeros((), x.dtype), None, length=8)
         return x + jnp.clip(s * d, -x, 1.0 - x)
 
-    def ascend(self, x_adv: Image, gradient: Image, step_size: Scalar) -> Image:
+    def ascend(self, x_adv: Point, gradient: Point, step_size: Scalar) -> Point:
         """`x' + step_size g / ||g||_2`; no move where g = 0. Scaled by max |g| first, lest the squares of a small gradient vanish."""
         largest = jnp.max(jnp.abs(gradient))
         direction = gradient / jnp.where(largest > 0.0, largest, 1.0)
         length = jnp.linalg.norm(direction)
         return x_adv + step_size * direction / jnp.where(length > 0.0, length, 1.0)
 
-    def random_point(self, key: PRNGKey, x: Image) -> Image:
+    def random_point(self, key: PRNGKey, x: Point) -> Point:
         """Uniform in the ball (a Gaussian direction times U^(1/n)), clipped to [0, 1]."""
         direction_key, radius_key = jax.random.split(key)
         direction = jax.random.normal(direction_key, x.shape, x.dtype)
@@ -115,7 +115,7 @@ class L1(NamedTuple):
 
     eps: Scalar
 
-    def project(self, x_adv: Image, x: Image) -> Image:
+    def project(self, x_adv: Point, x: Point) -> Point:
         """The exact projection on ball and box together: |d_i| shrunk by a common amount t >= 0, then clipped to r_i, the room in the box.
 
         The length sum_i clip(|d_i| - t, 0, r_i) falls with t along straight lines that bend at |d_i| - r_i and at |d_i|: sorted, the bends
@@ -140,7 +140,7 @@ class L1(NamedTuple):
         t = jnp.maximum(t + (length - self.eps) / jnp.maximum(moving, 1), 0.0)
         return x + jnp.sign(d) * jnp.clip(size - t, 0.0, room)
 
-    def ascend(self, x_adv: Image, gradient: Image, step_size: Scalar) -> Image:
+    def ascend(self, x_adv: Point, gradient: Point, step_size: Scalar) -> Point:
         """The best point of the l1 ball of radius step_size around x' within the box: pixels are moved in the order of |g|, each as far
         as the box lets it, until step_size is spent. (Without the box only one pixel would move, and soon be stuck at its end.)
         """
@@ -151,7 +151,7 @@ class L1(NamedTuple):
         move = jnp.clip(step_size - spent_before, 0.0, sorted_room)
         return x_adv + jnp.sign(gradient) * jnp.zeros_like(move).at[order].set(move).reshape(x_adv.shape)
 
-    def random_point(self, key: PRNGKey, x: Image) -> Image:
+    def random_point(self, key: PRNGKey, x: Point) -> Point:
         """Uniform in the ball (n of n + 1 exponential variables over their sum, random signs), clipped to [0, 1]."""
         sign_key, size_key = jax.random.split(key)
         sizes = jax.random.exponential(size_key, (x.size + 1,), x.dtype)

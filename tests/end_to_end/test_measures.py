@@ -197,15 +197,18 @@ def test_other_maps_have_rows_of_their_own(commands, measured, tmp_path):
 
 def test_unforeseen_attacks_by_name(commands, measured, tmp_path):
     directory, _ = measured
-    options = ("--dataset", "digits", "--num_examples", 2, "--measure", "unforeseen", "--attack", "elastic")
-    out, _ = commands.run("evaluate", "--weights", directory / "plain.pkl", *options, "--out", tmp_path / "unforeseen.json")
-    assert "Accuracy under unforeseen attacks" in out and "imagenet-100" in out
-    result = json.loads((tmp_path / "unforeseen.json").read_text())
+    options = ("--dataset", "digits", "--num_examples", 2, "--measure", "unforeseen", "--attack")
+    for attack in ("elastic", "jpeg_linf"):
+        file = tmp_path / f"{attack}.json"
+        out, _ = commands.run("evaluate", "--weights", directory / "plain.pkl", *options, attack, "--out", file)
+        assert "Accuracy under unforeseen attacks" in out and "imagenet-100" in out
+    result = json.loads((tmp_path / "elastic.json").read_text())
     assert [r["eps"] for r in result["records"] if r["metric"] == "robust_accuracy"] == [0.25, 0.5, 2, 4, 8, 16]
-    commands.run("report", "--inputs", tmp_path / "unforeseen.json", directory / "standard.json", "--out", tmp_path / "made")
-    clean, elastic = rows_of(tmp_path / "made" / "tables" / "digits_unforeseen.csv")[::-1]
-    assert (elastic["attack"], clean["attack"]) == ("elastic", "none") and elastic["size 6"].endswith("at 16")
-    assert (tmp_path / "made" / "figures" / "digits_unforeseen_plain_standard_1.png").exists()
+    commands.run("report", "--inputs", tmp_path, directory / "standard.json", "--out", tmp_path / "made")
+    rows = rows_of(tmp_path / "made" / "tables" / "digits_unforeseen.csv")
+    assert [row["attack"] for row in rows] == ["elastic", "jpeg_linf", "none"] and rows[0]["size 6"].endswith("at 16")
+    for attack in ("elastic", "jpeg_linf"):
+        assert (tmp_path / "made" / "figures" / f"digits_unforeseen_plain_standard_{attack}_1.png").exists()
     assert len(rows_of(tmp_path / "made" / "tables" / "digits_accuracy.csv")) == 1
 
 

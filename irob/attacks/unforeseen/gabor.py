@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Complex, Float
 
 from irob.arrays import Array, Image, Point, PRNGKey, Scalar
+from irob.attacks.balls import LInf
 from irob.attacks.unforeseen.variation import Variation, correlated, off_canvas, on_canvas, spectrum
 
 SIDE = 23  # of the kernel
@@ -20,7 +21,10 @@ DENSITY = 1 / 14  # share of the cells that hold something at the start
 class EmptyCells(NamedTuple):
     """-1 <= v <= 1 in the cells that were empty at the start, 0 in the others: so the sizes of this attack were calibrated."""
 
-    eps: Scalar = 1.0
+    @property
+    def eps(self) -> Scalar:
+        """1."""
+        return 1.0
 
     def project(self, v: Point, start: Point) -> Point:
         """Clip the one, empty the other."""
@@ -28,11 +32,13 @@ class EmptyCells(NamedTuple):
 
     def ascend(self, v: Point, gradient: Point, step_size: Scalar) -> Point:
         """`v + step_size sign(g)`."""
-        return v + step_size * jnp.sign(gradient)
+        return LInf(1.0).ascend(v, gradient, step_size)
 
-    def random_point(self, key: Any, start: Point) -> Point:
-        """Uniform."""
-        return self.project(jax.random.uniform(key, start.shape, start.dtype, -1.0, 1.0), start)
+    def random_point(self, key: PRNGKey, start: Point) -> Point:
+        """A start: a fourteenth of the cells full, uniform in [-1, 1]."""
+        of_cells, of_values = jax.random.split(key)
+        full = jax.random.bernoulli(of_cells, DENSITY, start.shape)
+        return jnp.where(full, jax.random.uniform(of_values, start.shape, start.dtype, -1.0, 1.0), 0.0)
 
 
 def kernel(sides: Any, sigma: Scalar, wavelength: Scalar, theta: Scalar) -> Float[Array, "k k"]:
@@ -79,10 +85,9 @@ def random_kernel(key: PRNGKey) -> Float[Array, "k k"]:
 
 def vary(key: PRNGKey, x: Image, eps: Scalar) -> Variation:
     """eps: contrast of the noise, on the scale of 255. The variable: the grid."""
-    of_kernel, of_cells, of_values = jax.random.split(key, 3)
+    of_kernel, of_start = jax.random.split(key)
     height, width, _ = on_canvas(x).shape
     shape = (height, width)
     kernels = spectrum(random_kernel(of_kernel)[None], shape)
-    full = jax.random.bernoulli(of_cells, DENSITY, shape)
-    start = jnp.where(full, jax.random.uniform(of_values, shape, x.dtype, -1.0, 1.0), 0.0)
-    return Variation(lambda v: render(x, v, eps, kernels), EmptyCells(), start)
+    cells = EmptyCells()
+    return Variation(lambda v: render(x, v, eps, kernels), cells, cells.random_point(of_start, jnp.zeros(shape, x.dtype)))

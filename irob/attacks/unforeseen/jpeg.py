@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from irob.arrays import Array, Image, Point, PRNGKey, Scalar
+from irob.attacks import balls
 from irob.attacks.balls import Ball
 from irob.attacks.unforeseen.variation import Range, Variation, off_canvas, on_canvas
 
@@ -51,10 +52,7 @@ class L2(NamedTuple):
 
     def ascend(self, v: Point, gradient: Point, step_size: Scalar) -> Point:
         """`v + step_size g / ||g||_2`; no move where g = 0."""
-        largest = jnp.max(jnp.abs(gradient))
-        direction = gradient / jnp.where(largest > 0.0, largest, 1.0)
-        length = jnp.linalg.norm(direction)
-        return v + step_size * direction / jnp.where(length > 0.0, length, 1.0)
+        return balls.L2(self.eps).ascend(v, gradient, step_size)
 
     def random_point(self, key: PRNGKey, start: Point) -> Point:
         """Uniform in the l2 ball, clipped."""

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Complex, Float
 
 from irob.arrays import Array, Image, Point, PRNGKey, Scalar
+from irob.attacks.balls import LInf
 from irob.attacks.unforeseen.variation import Variation, correlated, off_canvas, on_canvas, spectrum
 
 SHAPES, SIDE, MIDDLE = 7, 13, 6
@@ -15,7 +16,7 @@ BUDGET, BLOCK = 0.2, 8  # mean strength of a block of 8 x 8 flakes
 
 
 class Flakes(NamedTuple):
-    """0 <= s <= 1 with a mean of at most 0.2 in every block of 8 x 8 flakes of a shape (smaller at the edge)."""
+    """0 <= s <= 1 with a mean of at most eps in every block of 8 x 8 flakes of a shape (smaller at the edge)."""
 
     eps: Scalar = BUDGET
 
@@ -26,12 +27,12 @@ class Flakes(NamedTuple):
         whole = jnp.pad(s, ((0, 0), (0, -h % BLOCK), (0, -w % BLOCK)))
         blocks = whole.reshape(n, whole.shape[1] // BLOCK, BLOCK, whole.shape[2] // BLOCK, BLOCK)
         inside = np.pad(np.ones((h, w)), ((0, -h % BLOCK), (0, -w % BLOCK))).reshape(blocks.shape[1:]).sum(axis=(1, 3), dtype=np.float32)
-        scale = BUDGET / jnp.maximum(BUDGET, jnp.sum(blocks, axis=(2, 4)) / inside)
+        scale = self.eps / jnp.maximum(self.eps, jnp.sum(blocks, axis=(2, 4)) / inside)
         return (blocks * scale[:, :, None, :, None]).reshape(whole.shape)[:, :h, :w]
 
     def ascend(self, s: Point, gradient: Point, step_size: Scalar) -> Point:
         """`s + step_size sign(g)`."""
-        return s + step_size * jnp.sign(gradient)
+        return LInf(self.eps).ascend(s, gradient, step_size)
 
     def random_point(self, key: PRNGKey, start: Point) -> Point:
         """`exp(-5 U)`, projected."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Complex, Float
 
 from irob.arrays import Array, Image, Point, Scalar
-from irob.attacks.balls import Ball
+from irob.attacks.balls import Ball, LInf
 
 Render = Callable[[Any], Image]
 
@@ -43,7 +43,7 @@ class Range(NamedTuple):
 
     def ascend(self, v: Point, gradient: Point, step_size: Scalar) -> Point:
         """`v + step_size sign(g)`."""
-        return v + step_size * jnp.sign(gradient)
+        return LInf(self.eps).ascend(v, gradient, step_size)
 
     def random_point(self, key: Any, start: Point) -> Point:
         """Uniform."""
@@ -51,7 +51,13 @@ class Range(NamedTuple):
 
 
 def on_canvas(x: Image) -> Float[Array, "height width 3"]:
-    """The image with zeros around it until its sides are multiples of 16, and in three colours."""
+    """The image with zeros around it until its sides are multiples of 16, and in three colours.
+
+    Raises:
+      ValueError: unless it has one colour or three.
+    """
+    if x.shape[2] not in (1, 3):
+        raise ValueError(f"this attack is drawn in one colour or three, the image has {x.shape[2]}")
     (top, bottom), (left, right) = (_margins(side) for side in x.shape[:2])
     padded = jnp.pad(x, ((top, bottom), (left, right), (0, 0)))
     return jnp.repeat(padded, 3, axis=2) if x.shape[2] == 1 else padded
