@@ -29,7 +29,8 @@ def commands_of(document):
 def tiny(command, tmp_path):
     """The same command at the size of a test."""
     command = command.replace("runs/", f"{tmp_path}/").replace(",tiny", "").replace(",fast", "")
-    command = re.sub(r"(configs/\w+\.py:\w+)", r"\1,tiny", command).replace("configs/mnist.py", "configs/digits.py")
+    command = re.sub(r"(configs/\w+\.py:\w+)", r"\1,tiny", command)
+    command = re.sub(r"configs/(mnist|cifar10).py", "configs/digits.py", command)
     command = re.sub(r" --config\.num_steps=\S+| --config\.(learning_rate|eps_ramp)\S*", "", command)
     if "evaluate" in command and "paper" not in command:
         command = re.sub(r" --num_examples \d+", "", command) + " --num_examples 8 --eps 0,0.1 --budgets 2"

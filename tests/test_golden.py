@@ -10,7 +10,7 @@ import irob
 
 pytestmark = authors_weights.needed
 THEIR_NAME = {"int_one_class": "intone", "int_adv": "intadv", "int2_adv": "int2adv"}
-NOT_THEIRS = {"ig_norm", "ig_sum_norm", "int_ig", "int_ig_adv", "gradient_norm"}  # or with another weight
+NOT_THEIRS = {"ig_norm", "ig_sum_norm", "int_ig", "int_ig_adv", "gradient_norm", "saliency_norm", "mart", "alp"}  # or with another weight
 THEIR_ORDER = [("conv_0", "kernel"), ("conv_0", "bias"), ("conv_1", "kernel"), ("conv_1", "bias"), ("conv_2", "kernel"), ("conv_2", "bias")]
 
 
