@@ -18,7 +18,7 @@ from typing import Any
 from absl import flags
 
 from experiments import cli
-from experiments.benchmarks.groups import GROUPS, HALVED
+from experiments.benchmarks.groups import GROUPS, HALVED, STEPS
 from experiments.benchmarks.scaling import scaling
 from experiments.benchmarks.timing import OURS, Peers, clocked, timed
 from experiments.cli import UserError
@@ -103,6 +103,7 @@ def main() -> None:
     from experiments import data, parallel, provenance
 
     flag = flags.FLAGS
+    parallel.use_cores(*(of.batch for of in STEPS.values()))
     names = flag.only or (*GROUPS, *(("scaling",) if parallel.on_cpu() else HALVED))  # scaling counts fake devices
     for name in names:
         if name not in NAMES:

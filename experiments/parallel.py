@@ -22,6 +22,20 @@ from irob.convolutions import on_cpu
 AXIS = "devices"
 CACHE = 2**20  # bytes of a level-2 cache
 MEMORY = 2**31  # bytes for what a step keeps for the way back, on CPU
+FEWEST = 16  # images on a device of CPU, below which matrix products are slow
+
+
+def use_cores(*batches: int) -> None:
+    """On CPU, makes a device of each core, or of so many that they divide every one of these batches, and well. Before anything touches a device.
+
+    A core with images of its own waits for no other; the threads of one device wait for each other after every operation. Who asks for a
+    number of devices by JAX's own variables gets that.
+    """
+    told = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "") or jax.config.jax_num_cpu_devices > 0  # type: ignore[attr-defined]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    counts = [n for n in range(1, cores + 1) if all(batch % n == 0 and batch >= n * FEWEST for batch in batches)]
+    if not told:
+        jax.config.update("jax_num_cpu_devices", max(counts, default=1))
 
 
 def start(coordinator: str | None, num_processes: int, process_id: int) -> None:
@@ -127,7 +141,8 @@ def vmap_in_cache(function: Callable[..., Any], activation: int) -> Callable[...
 def mean_and_gradient(loss: Callable[..., Any], activations: int) -> Callable[..., Any]:
     """`(params, *arrays) -> (value, gradient in params)` of the mean of `loss(params, *example)` over examples.
 
-    On CPU over so many examples at a time that what is kept of them for the way back, about `activations` floats each, stays within `MEMORY`.
+    On CPU over so many examples at a time that what all devices keep of them for the way back, about `activations` floats each, stays within
+    `MEMORY`.
     """
 
     def of_piece(params: Any, *arrays: Any) -> Any:
@@ -138,7 +153,7 @@ def mean_and_gradient(loss: Callable[..., Any], activations: int) -> Callable[..
 
     def in_pieces(params: Any, *arrays: Any) -> Any:
         n = len(arrays[0])
-        pieces = -(-n // max(1, MEMORY // (4 * activations))) if on_cpu() else 1
+        pieces = -(-n // max(1, MEMORY // (4 * activations * jax.local_device_count()))) if on_cpu() else 1
         ends = [i * n // pieces for i in range(pieces + 1)]
         nothing, total = 0.0, None
         # Unrolled, since gradients of kernels are slow inside loops. XLA forgets barriers on CPU before it schedules; so that pieces come one after

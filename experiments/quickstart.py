@@ -133,6 +133,10 @@ def table(results: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Parses flags and runs the three methods."""
+    from experiments import parallel
+    from experiments.configs import digits
+
+    parallel.use_cores(digits.get_config().batch_size)
     started = time.monotonic()
     workdir = pathlib.Path(flags.FLAGS.workdir)
     results = quickstart(workdir, flags.FLAGS.tiny)

@@ -7,7 +7,7 @@ once, before the loop, as something that runs well there: `loop_form`. Outside, 
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from jaxtyping import Float, PyTree
 from irob.arrays import Array
 
 Kernel = Float[Array, "kh kw I O"]
+ROWS = 2  # of the output, in a band of a dense matrix
 DENSE = 1.5  # products of the dense matrix over those of the convolution, up to which it pays
 Convolution = Callable[[Float[Array, "H W I"]], Float[Array, "h w O"]]
 
@@ -47,8 +48,8 @@ def _as_product(kernel: Kernel, stride: int, input_size: tuple[int, int], bias: 
     if stride > 1 and all(size % stride == 0 for size in (*input_size, *kernel.shape[:2])):
         return lambda x: strided_as_matmul(x, kernel, stride) + bias
     if stride == 1 and input_size[0] * input_size[1] <= DENSE * kernel.shape[0] * kernel.shape[1]:
-        matrix = as_matrix(kernel, input_size)
-        return lambda x: (x.reshape(-1) @ matrix).reshape(*input_size, -1) + bias
+        bands = as_bands(kernel, input_size)
+        return lambda x: in_bands(x, bands).reshape(*input_size, -1) + bias
     return None
 
 
@@ -75,21 +76,46 @@ def strided_as_matmul(x: Float[Array, "H W I"], kernel: Kernel, stride: int) -> 
     padded = jnp.pad(x, (*padding, (0, 0)))
     rows, columns = padded.shape[0] // s, padded.shape[1] // s
     blocks = padded.reshape(rows, s, columns, s, channels).transpose(0, 2, 1, 3, 4).reshape(rows, columns, s * s * channels)
-    weights = kernel.reshape(kh // s, s, kw // s, s, channels, outputs).transpose(0, 2, 1, 3, 4, 5).reshape(-1, outputs)
+    # Outputs first: so the product's gradient in them comes out of a fast product.
+    weights = kernel.reshape(kh // s, s, kw // s, s, channels, outputs).transpose(5, 0, 2, 1, 3, 4).reshape(outputs, -1)
     h, w = rows - kh // s + 1, columns - kw // s + 1
     shifted = [blocks[i : i + h, j : j + w] for i in range(kh // s) for j in range(kw // s)]
-    return jnp.concatenate(shifted, axis=-1) @ weights
+    return jnp.einsum("hwk,ok->hwo", jnp.concatenate(shifted, axis=-1), weights)
 
 
-def as_matrix(kernel: Kernel, input_size: tuple[int, int]) -> Float[Array, "HWI hwO"]:
-    """The matrix of the convolution with stride 1: row = input pixel and channel, column = output pixel and channel.
+class Band(NamedTuple):
+    """The rows `first` to `last` - 1 of the input, and the matrix by which they give some rows of the output."""
 
-    For a kernel about as large as the map it has few more products than the convolution itself, at the speed of a matrix product.
+    first: int
+    last: int
+    matrix: Float[Array, "rWI shO"]
+
+
+def as_bands(kernel: Kernel, input_size: tuple[int, int]) -> list[Band]:
+    """The matrix of the convolution with stride 1 (row = input pixel and channel, column = output pixel and channel), `ROWS` rows of the output
+    at a time, without the input rows that these do not meet.
+
+    For a kernel about as large as the map it has hardly more products than the convolution itself, at the speed of a matrix product.
     """
     (height, width), (kh, kw, channels, outputs) = input_size, kernel.shape
-    rows, columns = _taps(height, kh, 1), _taps(width, kw, 1)
-    matrix = jnp.einsum("iou,jpv,uvcd->ijcopd", rows.astype(kernel.dtype), columns.astype(kernel.dtype), kernel)
-    return matrix.reshape(height * width * channels, height * width * outputs)
+    above, _ = same_padding(height, kh, 1)
+    left, _ = same_padding(width, kw, 1)
+    # Input i meets output o by tap i - o + padding: to each output its window of the taps, zeros around them.
+    taps = jnp.pad(kernel, ((ROWS - 1, ROWS - 1), (width - 1, width - 1), (0, 0), (0, 0)))
+    taps = jnp.stack([taps[:, width - 1 + left - o :][:, :width] for o in range(width)], axis=3)  # [taps, W, I, w, O]
+    bands = []
+    for o in range(0, height, ROWS):
+        end = min(o + ROWS, height)
+        first, last = max(o - above, 0), min(end - 1 - above + kh, height)
+        begins = [ROWS - 1 + above - row for row in range(o, end)]
+        matrix = jnp.stack([taps[begin + first : begin + last] for begin in begins], axis=3)
+        bands.append(Band(first, last, matrix.reshape((last - first) * width * channels, (end - o) * width * outputs)))
+    return bands
+
+
+def in_bands(x: Float[Array, "H W I"], bands: Sequence[Band]) -> Float[Array, " HWO"]:
+    """The convolution by `as_bands`."""
+    return jnp.concatenate([x[band.first : band.last].reshape(-1) @ band.matrix for band in bands])
 
 
 def _taps(size: int, width: int, stride: int) -> Float[Array, "in out tap"]:

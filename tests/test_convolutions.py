@@ -62,13 +62,13 @@ def test_loop_form_has_the_values_and_input_gradients_of_xlas(size, width, strid
 
 def test_every_loop_form_is_among_the_cases(monkeypatch, random):
     used = set()
-    for name in ("strided_as_matmul", "as_matrix", "input_gradient_only"):
+    for name in ("strided_as_matmul", "as_bands", "input_gradient_only"):
         function = getattr(convolutions, name)
         monkeypatch.setattr(convolutions, name, lambda *a, name=name, function=function: (used.add(name), function(*a))[1])
     for size, width, stride, inputs, outputs in CASES:
         x, kernel, bias = case(size, width, inputs, outputs, random)
         convolutions.loop_form(kernel, bias, stride, (size, size))(x)
-    assert used == {"strided_as_matmul", "as_matrix", "input_gradient_only"}
+    assert used == {"strided_as_matmul", "as_bands", "input_gradient_only"}
 
 
 @pytest.mark.parametrize(("size", "width", "stride", "inputs", "outputs"), CASES)
@@ -96,8 +96,8 @@ def test_maps_that_are_not_square(width, stride, random):
     expected = convolutions.plain(x, kernel, stride)
     np.testing.assert_allclose(convolutions.loop_form(kernel, np.zeros(3, np.float32), stride, (4, 6))(x), expected, rtol=1e-4, atol=1e-4)
     if stride == 1:
-        matrix = convolutions.as_matrix(kernel, (4, 6))
-        np.testing.assert_allclose((x.reshape(-1) @ matrix).reshape(4, 6, 3), expected, rtol=1e-4, atol=1e-4)
+        found = convolutions.in_bands(x, convolutions.as_bands(kernel, (4, 6)))
+        np.testing.assert_allclose(found.reshape(4, 6, 3), expected, rtol=1e-4, atol=1e-4)
         reading = convolutions.mean_over_positions(kernel, 1, (4, 6))
         np.testing.assert_allclose(np.einsum("hwi,hwio->o", x, reading), np.mean(expected, axis=(0, 1)), rtol=1e-4, atol=1e-4)
 

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,6 +62,27 @@ def test_feeding_results_back_compiles_once():
     np.testing.assert_allclose(parallel.first(state)["a"], [6.0] * 3)
 
 
+@pytest.mark.parametrize(
+    ("cores", "batches", "devices"),
+    [(8, (), 8), (8, (128,), 8), (8, (50,), 2), (16, (128,), 8), (2, (50, 128), 2), (4, (7,), 1), (4, (36, 51), 1), (1, (50,), 1)],
+)
+def test_as_many_cores_become_devices_as_divide_the_batches_well(cores, batches, devices, monkeypatch):
+    asked = {}
+    monkeypatch.delenv("XLA_FLAGS")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    monkeypatch.setattr(jax.config, "update", asked.__setitem__)
+    parallel.use_cores(*batches)
+    assert asked == {"jax_num_cpu_devices": devices}
+
+
+def test_who_asks_for_devices_gets_them():
+    program = "from experiments import parallel; parallel.use_cores(150); print(parallel.num_devices())"
+    variables = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    for more, devices in (({"JAX_NUM_CPU_DEVICES": "3"}, 3), ({"XLA_FLAGS": "--xla_force_host_platform_device_count=5"}, 5)):
+        run = subprocess.run([sys.executable, "-c", program], env=variables | more, capture_output=True, text=True, check=True)
+        assert run.stdout == f"{devices}\n"
+
+
 def test_processes_need_a_place_to_meet():
     with pytest.raises(UserError, match="need --coordinator host:port"):
         parallel.start(None, 2, 0)
@@ -106,7 +131,7 @@ def test_a_mean_in_pieces_is_the_mean(n, most, monkeypatch, random):
         traced.append(x)
         return (params["w"] @ x + params["b"]) ** 2
 
-    monkeypatch.setattr(parallel, "MEMORY", 4 * 10 * most)
+    monkeypatch.setattr(parallel, "MEMORY", 4 * 10 * most * jax.local_device_count())
     value, gradient = jax.jit(parallel.mean_and_gradient(loss, 10))(params, x)
     residual = x @ params["w"] + 0.5
     assert len(traced) == -(-n // most)
