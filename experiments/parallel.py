@@ -5,7 +5,6 @@ A batch axis is split over all devices of all processes, parameters are copied t
 
 import contextlib
 import hashlib
-import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -21,7 +20,7 @@ from irob.convolutions import on_cpu
 
 AXIS = "devices"
 CACHE = 2**20  # bytes of a level-2 cache
-MEMORY = 2**31  # bytes for what a step keeps for the way back, on CPU
+MEMORY = 40 * 2**20  # bytes for what a step keeps for the way back, on a device of CPU: few leave the cache
 FEWEST = 16  # images on a device of CPU, below which matrix products are slow
 
 
@@ -141,8 +140,7 @@ def vmap_in_cache(function: Callable[..., Any], activation: int) -> Callable[...
 def mean_and_gradient(loss: Callable[..., Any], activations: int) -> Callable[..., Any]:
     """`(params, *arrays) -> (value, gradient in params)` of the mean of `loss(params, *example)` over examples.
 
-    On CPU over so many examples at a time that what all devices keep of them for the way back, about `activations` floats each, stays within
-    `MEMORY`.
+    On CPU over so many examples at a time that what is kept of them for the way back, about `activations` floats each, stays within `MEMORY`.
     """
 
     def of_piece(params: Any, *arrays: Any) -> Any:
@@ -152,18 +150,20 @@ def mean_and_gradient(loss: Callable[..., Any], activations: int) -> Callable[..
         return jax.value_and_grad(mean_loss)(params)
 
     def in_pieces(params: Any, *arrays: Any) -> Any:
-        n = len(arrays[0])
-        pieces = -(-n // max(1, MEMORY // (4 * activations * jax.local_device_count()))) if on_cpu() else 1
-        ends = [i * n // pieces for i in range(pieces + 1)]
-        nothing, total = 0.0, None
-        # Unrolled, since gradients of kernels are slow inside loops. XLA forgets barriers on CPU before it schedules; so that pieces come one after
-        # the other, in the same memory, each gets parameters that depend on the gradient before.
-        for first, last in itertools.pairwise(ends):
-            found = of_piece(jax.tree.map(lambda leaf: leaf + nothing, params), *(array[first:last] for array in arrays))  # noqa: B023
-            weighted = jax.tree.map(lambda leaf: leaf * ((last - first) / n), found)  # noqa: B023
-            total = weighted if total is None else jax.tree.map(jnp.add, total, weighted)
-            nothing = 0.0 * sum(leaf.reshape(-1)[0] for leaf in jax.tree.leaves(total))
-        return total
+        n, most = len(arrays[0]), max(1, MEMORY // (4 * activations))
+        if n <= most or not on_cpu():
+            return of_piece(params, *arrays)
+        size = -(-n // -(-n // most))
+        whole = n - n % size
+
+        def add(total: Any, piece: Sequence[Any]) -> tuple[Any, None]:
+            weight = len(piece[0]) / n
+            return jax.tree.map(lambda sum, found: sum + weight * found, total, of_piece(params, *piece)), None
+
+        pieces = [array[:whole].reshape(-1, size, *array.shape[1:]) for array in arrays]
+        nothing = jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
+        total, _ = jax.lax.scan(add, nothing, pieces)
+        return add(total, [array[whole:] for array in arrays])[0] if whole < n else total
 
     return in_pieces
 

@@ -1,11 +1,11 @@
-"""Forms of one convolution, chosen for where it is to run.
+"""Forms of one convolution, chosen for where it is to run: `prepare`. Nothing else in the project chooses.
 
-XLA on CPU rewrites a convolution to its fast library form only outside of loops; inside `lax.scan` the gradient with respect to the input,
-as autodiff writes it, runs ten times slower. An attack needs that gradient alone and holds its kernels fixed, so a convolution can be prepared
-once, before the loop, as something that runs well there: `loop_form`. Outside, matrix products still beat convolutions of some shapes:
-`training_form`. Nothing else in the project chooses.
+On accelerators it is XLA's own. XLA on CPU is fast at matrix products and at ordinary convolutions (images `NHWC`, kernel `HWIO`, more than
+`NARROW` channels), and brings others to that form outside of loops only: inside `lax.scan` gradients as autodiff writes them run ten times slower.
+So on CPU a convolution is a matrix product where the shape allows a good one, and else an ordinary convolution with ordinary gradients.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -18,12 +18,13 @@ from irob.arrays import Array
 
 Kernel = Float[Array, "kh kw I O"]
 ROWS = 2  # of the output, in a band of a dense matrix
+NARROW = 16  # channels, up to which XLA's CPU backend has no fast convolution
 DENSE = 1.5  # products of the dense matrix over those of the convolution, up to which it pays
 Convolution = Callable[[Float[Array, "H W I"]], Float[Array, "h w O"]]
 
 
-def loop_form(kernel: Kernel, bias: Float[Array, " O"], stride: int, input_size: tuple[int, int]) -> Convolution:
-    """`x -> conv(x, kernel) + bias` (padding SAME) in the form that is fast inside a loop, for gradients with respect to x only.
+def prepare(kernel: Kernel, bias: Float[Array, " O"], stride: int, input_size: tuple[int, int]) -> Convolution:
+    """`x -> conv(x, kernel) + bias`, padding SAME; what depends on the kernel alone is computed now.
 
     Args:
       kernel: `[kh, kw, I, O]`.
@@ -31,34 +32,19 @@ def loop_form(kernel: Kernel, bias: Float[Array, " O"], stride: int, input_size:
       stride: the same along both axes.
       input_size: (H, W) of the inputs to come.
     """
-    looped = input_gradient_only if on_cpu() else plain
-    kernel, bias = constant((kernel, bias))
-    return _as_product(kernel, stride, input_size, bias) or (lambda x: looped(x, kernel, stride) + bias)
-
-
-def training_form(kernel: Kernel, bias: Float[Array, " O"], stride: int, input_size: tuple[int, int]) -> Convolution:
-    """The same in the form that is fast outside of loops, for gradients with respect to everything."""
-    return _as_product(kernel, stride, input_size, bias) or (lambda x: plain(x, kernel, stride) + bias)
-
-
-def _as_product(kernel: Kernel, stride: int, input_size: tuple[int, int], bias: Float[Array, " O"]) -> Convolution | None:
-    """A matrix product where the shape allows a good one, on CPU."""
     if not on_cpu():
-        return None
+        return lambda x: plain(x, kernel, stride) + bias
     if stride > 1 and all(size % stride == 0 for size in (*input_size, *kernel.shape[:2])):
         return lambda x: strided_as_matmul(x, kernel, stride) + bias
     if stride == 1 and input_size[0] * input_size[1] <= DENSE * kernel.shape[0] * kernel.shape[1]:
         bands = as_bands(kernel, input_size)
         return lambda x: in_bands(x, bands).reshape(*input_size, -1) + bias
-    return None
-
-
-Form = Callable[[Kernel, Float[Array, " O"], int, tuple[int, int]], Convolution]
+    return lambda x: ordinary(x, kernel, stride) + bias
 
 
 def plain(x: Float[Array, "H W I"], kernel: Kernel, stride: int) -> Float[Array, "h w O"]:
     """The convolution as XLA has it, padding SAME."""
-    return _batch_of_one(x, kernel, (stride, stride), "SAME")
+    return _conv(x[None], kernel, (stride, stride), _padding(x, kernel, stride))[0]
 
 
 def same_padding(size: int, width: int, stride: int) -> tuple[int, int]:
@@ -133,12 +119,78 @@ def mean_over_positions(kernel: Kernel, stride: int, input_size: tuple[int, int]
     return jnp.einsum("iu,jv,uvcd->ijcd", rows, columns, kernel)
 
 
-def input_gradient_only(x: Float[Array, "H W I"], kernel: Kernel, stride: int) -> Float[Array, "h w O"]:
-    """The convolution with its gradient with respect to x written as an ordinary convolution of the cotangent with the flipped kernel.
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def ordinary(x: Float[Array, "H W I"], kernel: Kernel, stride: int) -> Float[Array, "h w O"]:
+    """`plain`, with all its derivatives, in ordinary convolutions.
 
-    Reverse mode only. The kernel is `constant`: inside a vmapped loop its gradient would be slow.
+    Its derivative is stated as the transposed of the two gradients, so that these come out as they are written here.
     """
-    return _input_gradient_only(x, constant(kernel), stride)
+    return in_columns(x, kernel, _padding(x, kernel, stride)) if stride == 1 else plain(x, kernel, stride)
+
+
+def _derivative(stride: int, primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+    x, kernel = primals
+    out = ordinary(x, kernel, stride)
+    change = jnp.zeros_like(out)
+    for gradient, tangent in zip((_input_gradient, _kernel_gradient), tangents, strict=True):
+        if type(tangent) is not jax.custom_derivatives.SymbolicZero:
+            change += jax.linear_transpose(functools.partial(gradient, x, kernel, stride), out)(tangent)[0]
+    return out, change
+
+
+ordinary.defjvp(_derivative, symbolic_zeros=True)
+
+
+def _input_gradient(x: Array, kernel: Kernel, stride: int, cotangent: Array) -> Array:
+    """A convolution of the cotangent, its pixels `stride` apart, with the flipped kernel."""
+    padding = []
+    for size, width, (before, _) in zip(x.shape[:2], kernel.shape[:2], _padding(x, kernel, stride), strict=True):
+        dilated = (-(-size // stride) - 1) * stride + 1
+        padding.append((width - 1 - before, size - dilated + before))
+    # The barrier keeps the flipped kernel an array of its own: folded back into dimension numbers, a slow form returns.
+    flipped = jax.lax.optimization_barrier(jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
+    if stride == 1:
+        return in_columns(cotangent, flipped, padding)
+    return _conv(cotangent[None], flipped, (1, 1), padding, dilation=(stride, stride))[0]
+
+
+def _kernel_gradient(x: Array, kernel: Kernel, stride: int, cotangent: Array) -> Array:
+    """A convolution of the channels of x, as so many images, with the cotangent as kernel; `vmap` makes examples the channels that it sums over."""
+    padding = []
+    for size, width, (before, _) in zip(x.shape[:2], kernel.shape[:2], _padding(x, kernel, stride), strict=True):
+        padding.append((before, (-(-size // stride) - 1) * stride + width - size - before))
+    channels = jnp.transpose(x, (2, 0, 1))[..., None]
+    return jnp.transpose(_conv(channels, cotangent[:, :, None], (1, 1), padding, kernel_dilation=(stride, stride)), (1, 2, 0, 3))
+
+
+def in_columns(x: Float[Array, "H W I"], kernel: Kernel, padding: Sequence[tuple[int, int]]) -> Float[Array, "h w O"]:
+    """The convolution with stride 1 that gives several columns at once where they would be narrow: by a kernel wider by as many columns less one,
+    moved by as many, each output of which is a column and channel of the result. Hardly more products than the convolution, as a fast one.
+    """
+    kh, kw, channels, outputs = kernel.shape
+    width = x.shape[1] + sum(padding[1]) - kw + 1
+    enough = [b for b in range(1, width + 1) if width % b == 0 and (b * outputs > NARROW or channels > NARROW)]
+    b = enough[0] if enough else 1
+    shifted = [jnp.pad(kernel, ((0, 0), (i, b - 1 - i), (0, 0), (0, 0))) for i in range(b)]
+    columns = jnp.stack(shifted, axis=3).reshape(kh, kw + b - 1, channels, b * outputs)
+    return _conv(x[None], columns, (1, b), padding)[0].reshape(-1, width, outputs)
+
+
+def _padding(x: Array, kernel: Kernel, stride: int) -> list[tuple[int, int]]:
+    return [same_padding(size, width, stride) for size, width in zip(x.shape[:2], kernel.shape[:2], strict=True)]
+
+
+def _conv(
+    x: Float[Array, "N H W I"],
+    kernel: Kernel,
+    strides: tuple[int, int],
+    padding: Sequence[tuple[int, int]],
+    dilation: tuple[int, int] = (1, 1),
+    kernel_dilation: tuple[int, int] = (1, 1),
+) -> Float[Array, "N h w O"]:
+    return jax.lax.conv_general_dilated(
+        jnp.asarray(x), jnp.asarray(kernel), strides, padding, dilation, kernel_dilation, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
 
 
 @jax.custom_jvp
@@ -159,33 +211,3 @@ def _refuse(primals: Any, tangents: Any) -> Any:
 def on_cpu() -> bool:
     """Whether JAX's default device is a CPU."""
     return jax.default_backend() == "cpu"
-
-
-def _batch_of_one(
-    x: Array, kernel: Array, strides: tuple[int, int], padding: str | Sequence[tuple[int, int]], dilation: tuple[int, int] = (1, 1)
-) -> Array:
-    return jax.lax.conv_general_dilated(
-        jnp.asarray(x)[None], jnp.asarray(kernel), strides, padding, lhs_dilation=dilation, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )[0]
-
-
-_input_gradient_only = jax.custom_vjp(plain, nondiff_argnums=(2,))
-
-
-def _forward(x: Array, kernel: Kernel, stride: int) -> tuple[Array, Any]:
-    return plain(x, kernel, stride), (x.shape, kernel)
-
-
-def _backward(stride: int, residuals: Any, cotangent: Array) -> tuple[Array, None]:
-    shape, kernel = residuals
-    padding = []
-    for size, width in zip(shape[:2], kernel.shape[:2], strict=True):
-        before, _ = same_padding(size, width, stride)
-        dilated = (-(-size // stride) - 1) * stride + 1
-        padding.append((width - 1 - before, size - dilated + before))
-    # The barrier keeps the flipped kernel an array of its own: folded back into dimension numbers, the slow form returns.
-    flipped = jax.lax.optimization_barrier(jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
-    return _batch_of_one(cotangent, flipped, (1, 1), padding, (stride, stride)), None
-
-
-_input_gradient_only.defvjp(_forward, _backward)

@@ -134,7 +134,7 @@ class CAMNetwork(nn.Module):
         Raises:
           ValueError: if the image is not of the network's input shape, or not of floats.
         """
-        return self._explainer(params, convolutions.training_form, readout)(x)
+        return self._explainer(params, readout)(x)
 
     @nn.nowrap
     def features(self, params: Params, x: Image) -> Features:
@@ -189,14 +189,14 @@ class CAMNetwork(nn.Module):
           ValueError: when differentiated with respect to params.
         """
         cast = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
-        explain = self._explainer(convolutions.constant(cast), convolutions.loop_form, readout)
+        explain = self._explainer(convolutions.constant(cast), readout)
         if jnp.dtype(dtype) == jnp.float32:
             return explain
         return lambda x: Explanation(*(part.astype(jnp.float32) for part in explain(self._checked(x).astype(dtype))))
 
     @nn.nowrap
-    def _explainer(self, params: Params, form: convolutions.Form, readout: Readout) -> Explain:
-        """The network as a function of x, its convolutions in a given form.
+    def _explainer(self, params: Params, readout: Readout) -> Explain:
+        """The network as a function of x, its convolutions prepared.
 
         Where the last layer is a plain convolution, the logits are read off its input h by a linear map of their own, `f = <h, V> + b W` with V the
         mean over positions of the folded convolution: whoever asks for logits alone does not pay for maps.
@@ -208,7 +208,7 @@ class CAMNetwork(nn.Module):
         for layer, (height, width, _) in zip(network.layers, [network.input_shape, *network.layer_shapes()], strict=False):
             if isinstance(layer, Conv):
                 kernel, bias = (folded[f"conv_{len(convs)}"][part] for part in ("kernel", "bias"))
-                convs.append(form(kernel, bias, layer.stride, (height, width)))
+                convs.append(convolutions.prepare(kernel, bias, layer.stride, (height, width)))
 
         def ending_in_features(x: Image) -> Explanation:
             features = _run(network.layers, convs, self._checked(x), act)

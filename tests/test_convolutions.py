@@ -25,7 +25,7 @@ def case(size, width, inputs, outputs, random):
 
 
 @pytest.mark.parametrize(("size", "width", "stride", "inputs", "outputs"), CASES)
-def test_training_form_is_scipys_correlation(size, width, stride, inputs, outputs, random):
+def test_prepared_is_scipys_correlation(size, width, stride, inputs, outputs, random):
     x, kernel, bias = case(size, width, inputs, outputs, random)
     total = max((-(-size // stride) - 1) * stride + width - size, 0)
     padded = np.pad(x, [(total // 2, total - total // 2)] * 2 + [(0, 0)])
@@ -33,23 +33,23 @@ def test_training_form_is_scipys_correlation(size, width, stride, inputs, output
         sum(scipy.signal.correlate2d(padded[..., i], kernel[..., i, o], "valid") for i in range(inputs))[::stride, ::stride] + bias[o]
         for o in range(outputs)
     ], axis=-1)  # fmt: skip
-    for found in (convolutions.plain(x, kernel, stride) + bias, convolutions.training_form(kernel, bias, stride, (size, size))(x)):
+    for found in (convolutions.plain(x, kernel, stride) + bias, convolutions.prepare(kernel, bias, stride, (size, size))(x)):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("size", "width", "stride", "inputs", "outputs"), CASES)
-def test_training_form_has_the_kernel_gradients_of_xlas(size, width, stride, inputs, outputs, random):
+def test_prepared_has_the_kernel_gradients_of_xlas(size, width, stride, inputs, outputs, random):
     x, kernel, bias = case(size, width, inputs, outputs, random)
     cotangent = random.normal(size=convolutions.plain(x, kernel, stride).shape).astype(np.float32)
-    ours = jax.grad(lambda k: jnp.sum(convolutions.training_form(k, bias, stride, (size, size))(x) * cotangent))(kernel)
+    ours = jax.grad(lambda k: jnp.sum(convolutions.prepare(k, bias, stride, (size, size))(x) * cotangent))(kernel)
     xlas = jax.grad(lambda k: jnp.sum(convolutions.plain(x, k, stride) * cotangent))(kernel)
     np.testing.assert_allclose(ours, xlas, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("size", "width", "stride", "inputs", "outputs"), CASES)
-def test_loop_form_has_the_values_and_input_gradients_of_xlas(size, width, stride, inputs, outputs, random):
+def test_prepared_has_the_values_and_input_gradients_of_xlas(size, width, stride, inputs, outputs, random):
     x, kernel, bias = case(size, width, inputs, outputs, random)
-    looped = convolutions.loop_form(kernel, bias, stride, (size, size))
+    looped = convolutions.prepare(kernel, bias, stride, (size, size))
 
     def plain(x):
         return convolutions.plain(x, kernel, stride) + bias
@@ -60,15 +60,15 @@ def test_loop_form_has_the_values_and_input_gradients_of_xlas(size, width, strid
     np.testing.assert_allclose(*gradients, rtol=1e-4, atol=1e-4)
 
 
-def test_every_loop_form_is_among_the_cases(monkeypatch, random):
+def test_every_form_is_among_the_cases(monkeypatch, random):
     used = set()
-    for name in ("strided_as_matmul", "as_bands", "input_gradient_only"):
+    for name in ("strided_as_matmul", "as_bands", "ordinary"):
         function = getattr(convolutions, name)
         monkeypatch.setattr(convolutions, name, lambda *a, name=name, function=function: (used.add(name), function(*a))[1])
     for size, width, stride, inputs, outputs in CASES:
         x, kernel, bias = case(size, width, inputs, outputs, random)
-        convolutions.loop_form(kernel, bias, stride, (size, size))(x)
-    assert used == {"strided_as_matmul", "as_bands", "input_gradient_only"}
+        convolutions.prepare(kernel, bias, stride, (size, size))(x)
+    assert used == {"strided_as_matmul", "as_bands", "ordinary"}
 
 
 @pytest.mark.parametrize(("size", "width", "stride", "inputs", "outputs"), CASES)
@@ -79,7 +79,7 @@ def test_second_derivatives_exist(size, width, stride, inputs, outputs, random):
         inner = jax.grad(lambda x: jnp.sum(f(x) ** 3))
         return jax.grad(lambda x: jnp.sum(inner(x) ** 2))(x)
 
-    ours = second(convolutions.loop_form(kernel, bias, stride, (size, size)))
+    ours = second(convolutions.prepare(kernel, bias, stride, (size, size)))
     xlas = second(lambda x: convolutions.plain(x, kernel, stride) + bias)
     np.testing.assert_allclose(ours, xlas, rtol=1e-3, atol=1e-4 * np.abs(xlas).max())
 
@@ -87,14 +87,14 @@ def test_second_derivatives_exist(size, width, stride, inputs, outputs, random):
 def test_kernel_gradients_are_refused(random):
     x, kernel, bias = case(8, 3, 2, 2, random)
     with pytest.raises(ValueError, match=r"use explain\(params, x\) instead"):
-        jax.grad(lambda k: jnp.sum(convolutions.loop_form(k, bias, 1, (8, 8))(x)))(kernel)
+        jax.grad(lambda k: jnp.sum(convolutions.prepare(*convolutions.constant((k, bias)), 1, (8, 8))(x)))(kernel)
 
 
 @pytest.mark.parametrize(("width", "stride"), [(4, 2), (7, 1), (3, 1)])
 def test_maps_that_are_not_square(width, stride, random):
     x, kernel = random.normal(size=(4, 6, 2)).astype(np.float32), random.normal(size=(width, width, 2, 3)).astype(np.float32)
     expected = convolutions.plain(x, kernel, stride)
-    np.testing.assert_allclose(convolutions.loop_form(kernel, np.zeros(3, np.float32), stride, (4, 6))(x), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(convolutions.prepare(kernel, np.zeros(3, np.float32), stride, (4, 6))(x), expected, rtol=1e-4, atol=1e-4)
     if stride == 1:
         found = convolutions.in_bands(x, convolutions.as_bands(kernel, (4, 6)))
         np.testing.assert_allclose(found.reshape(4, 6, 3), expected, rtol=1e-4, atol=1e-4)
@@ -107,3 +107,24 @@ def test_mean_over_positions_reads_the_mean(random):
     reading = convolutions.mean_over_positions(kernel, 1, (7, 7))
     expected = np.mean(convolutions.plain(x, kernel, 1), axis=(0, 1))
     np.testing.assert_allclose(np.einsum("hwi,hwio->o", x, reading), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "width", "stride", "inputs", "outputs"), CASES)
+def test_derivatives_of_batches_in_kernels(size, width, stride, inputs, outputs, random):
+    """First ones, those in both arguments, and forward mode, of a whole batch."""
+    x, kernel, bias = case(size, width, inputs, outputs, random)
+    x = np.stack([x, 0.5 * x[::-1], -x])
+
+    def derivatives(convolve):
+        def loss(kernel):
+            return jnp.mean(jax.vmap(lambda x: jnp.sum(jnp.sin(convolve(kernel)(x))))(x))
+
+        def of_gradients(kernel):
+            return jnp.mean(jax.vmap(lambda x: jnp.sum(jax.grad(lambda x: jnp.sum(jnp.sin(convolve(kernel)(x))))(x) ** 2))(x))
+
+        return jax.grad(loss)(kernel), jax.grad(of_gradients)(kernel), jax.jvp(loss, (kernel,), (0.1 * kernel,))[1]
+
+    ours = derivatives(lambda kernel: convolutions.prepare(kernel, bias, stride, (size, size)))
+    xlas = derivatives(lambda kernel: lambda x: convolutions.plain(x, kernel, stride) + bias)
+    for found, expected in zip(ours, xlas, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
