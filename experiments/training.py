@@ -118,8 +118,6 @@ def make_step(config: "ml_collections.ConfigDict", network: CAMNetwork, defense:
         return TrainState(params, optimizer_state, state.step + 1, state.key), Totals(totals.loss + loss, totals.steps + 1, bad)
 
     def steps(state: TrainState, totals: Totals, images: Array, labels: Array) -> tuple[TrainState, Totals]:
-        if len(labels) == 1:  # gradients of kernels are slow inside loops on CPU
-            return step(state, totals, images[0], labels[0])
         return jax.lax.scan(lambda carry, batch: (step(*carry, *batch), None), (state, totals), (images, labels))[0]
 
     return parallel.pmap(steps, donate=(0,))

@@ -34,7 +34,7 @@ def prepare(kernel: Kernel, bias: Float[Array, " O"], stride: int, input_size: t
     """
     if not on_cpu():
         return lambda x: plain(x, kernel, stride) + bias
-    if stride > 1 and all(size % stride == 0 for size in (*input_size, *kernel.shape[:2])):
+    if max(kernel.shape[2:]) <= NARROW and _divides(stride, input_size, kernel):
         return lambda x: strided_as_matmul(x, kernel, stride) + bias
     if stride == 1 and input_size[0] * input_size[1] <= DENSE * kernel.shape[0] * kernel.shape[1]:
         bands = as_bands(kernel, input_size)
@@ -142,7 +142,9 @@ ordinary.defjvp(_derivative, symbolic_zeros=True)
 
 
 def _input_gradient(x: Array, kernel: Kernel, stride: int, cotangent: Array) -> Array:
-    """A convolution of the cotangent, its pixels `stride` apart, with the flipped kernel."""
+    """A convolution of the cotangent, its pixels `stride` apart, with the flipped kernel, or where the shape allows it a matrix product."""
+    if _divides(stride, x.shape[:2], kernel):
+        return jax.linear_transpose(lambda x: strided_as_matmul(x, kernel, stride), x)(cotangent)[0]
     padding = []
     for size, width, (before, _) in zip(x.shape[:2], kernel.shape[:2], _padding(x, kernel, stride), strict=True):
         dilated = (-(-size // stride) - 1) * stride + 1
@@ -174,6 +176,10 @@ def in_columns(x: Float[Array, "H W I"], kernel: Kernel, padding: Sequence[tuple
     shifted = [jnp.pad(kernel, ((0, 0), (i, b - 1 - i), (0, 0), (0, 0))) for i in range(b)]
     columns = jnp.stack(shifted, axis=3).reshape(kh, kw + b - 1, channels, b * outputs)
     return _conv(x[None], columns, (1, b), padding)[0].reshape(-1, width, outputs)
+
+
+def _divides(stride: int, input_size: Sequence[int], kernel: Kernel) -> bool:
+    return stride > 1 and all(size % stride == 0 for size in (*input_size, *kernel.shape[:2]))
 
 
 def _padding(x: Array, kernel: Kernel, stride: int) -> list[tuple[int, int]]:
