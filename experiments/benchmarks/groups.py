@@ -200,16 +200,17 @@ PGD = {"eps": 0.1, "step_size": 0.01, "steps": 200}
 
 
 def pgd_200() -> Group:
-    """200 steps of PGD on 200 images, the same for all."""
+    """200 steps of PGD on 200 images, the same for all; ours on all devices, as in evaluation."""
     import jax
     import numpy as np
 
     import irob
+    from experiments import parallel
     from experiments.benchmarks import floors
 
     network, params, x, labels = trained_on_digits()
 
-    @jax.jit
+    @parallel.pmap
     def attack(params: Any, x: Any, labels: Any) -> Any:
         explain = network.attack_form(params)
         sizes = irob.constant_steps(PGD["step_size"], int(PGD["steps"]))
@@ -225,10 +226,11 @@ def pgd_200() -> Group:
             raise RuntimeError(f"the attacks do not do the same: {accuracies}")
         return "accuracy under attack: " + ", ".join(f"{name} {value:.3f}" for name, value in accuracies.items())
 
+    here = parallel.replicate(params), *parallel.shard((x, labels))
     cost = floors.attack_step(network, maps=False).times(200 * PGD["steps"])
     return Group(
         "PGD, 200 steps, 200 images, small network",
-        lambda: float(np.mean(attack(params, x, labels))),
+        lambda: float(np.mean(attack(*here))),
         pgd_peers,
         (params, x, labels),
         cost,
