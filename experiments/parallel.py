@@ -24,6 +24,11 @@ MEMORY = 40 * 2**20  # bytes for what a step keeps for the way back, on a device
 FEWEST = 16  # images on a device of CPU, below which matrix products are slow
 
 
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def use_cores(*batches: int) -> None:
     """On CPU, makes a device of each core, or of so many that they divide every one of these batches, and well. Before anything touches a device.
 
@@ -31,25 +36,28 @@ def use_cores(*batches: int) -> None:
     number of devices by JAX's own variables gets that.
     """
     told = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "") or jax.config.jax_num_cpu_devices > 0  # type: ignore[attr-defined]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    counts = [n for n in range(1, cores + 1) if all(batch % n == 0 and batch >= n * FEWEST for batch in batches)]
+    counts = [n for n in range(1, cores() + 1) if all(batch % n == 0 and batch >= n * FEWEST for batch in batches)]
     if not told:
         jax.config.update("jax_num_cpu_devices", max(counts, default=1))
 
 
-def start(coordinator: str | None, num_processes: int, process_id: int) -> None:
-    """Joins the processes of one run. To be called before anything else touches a device.
+def start(coordinator: str | None, num_processes: int, process_id: int, *batches: int) -> None:
+    """Joins the processes of one run, with a device for each core where they are CPUs. To be called before anything else touches a device.
 
     Args:
       coordinator: None for a single process; "auto" on TPU pods and clusters that JAX recognises; else "host:port" of process 0.
       num_processes, process_id: how many there are and which one this is; unused under "auto".
+      batches: sizes that are to be divided evenly among all devices.
     """
     if coordinator is None:
         if num_processes != 1 or process_id != 0:
             raise UserError("--num_processes and --process_id need --coordinator host:port (or auto), the address of process 0")
+        use_cores(*batches)
         return
     if coordinator != "auto" and not 0 <= process_id < num_processes:
         raise UserError(f"--process_id={process_id} must be in 0..{num_processes - 1}, one for each of the --num_processes={num_processes}")
+    if coordinator != "auto":
+        use_cores(*(batch // num_processes for batch in batches))
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         if coordinator == "auto":

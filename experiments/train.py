@@ -16,8 +16,7 @@ def main() -> None:
     from experiments import parallel, training
 
     flag = flags.FLAGS
-    parallel.use_cores(flag.config.batch_size // max(1, flag.num_processes))
-    parallel.start(flag.coordinator, flag.num_processes, flag.process_id)
+    parallel.start(flag.coordinator, flag.num_processes, flag.process_id, flag.config.batch_size)
     training.train(flag.config, flag.workdir, flag.data_dir)
 
 

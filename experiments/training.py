@@ -26,7 +26,7 @@ from irob import networks
 from irob.arrays import Array, Params, Scalar
 from irob.attacks.balls import BALLS
 from irob.attacks.pgd import constant_steps, pgd
-from irob.defenses import DEFENSES, Defense
+from irob.defenses import DEFENSES, Defense, points_at_once
 from irob.explainers import GRADIENTS, explainer, for_attacks, plain
 from irob.networks import CAMNetwork
 
@@ -125,9 +125,9 @@ def make_step(config: "ml_collections.ConfigDict", network: CAMNetwork, defense:
 
 def kept_floats(config: "ml_collections.ConfigDict", network: CAMNetwork) -> int:
     """About how many floats the loss of one example keeps for the way back: every layer of x and of x', as it is and rectified, and that again for
-    each gradient that is differentiated itself.
+    each gradient of those computed at once that is differentiated itself.
     """
-    gradients = config.defense.get("points", 1)
+    gradients = min(config.defense.get("points", 1), points_at_once())
     if config.map in GRADIENTS or config.method.startswith("int_ig"):
         gradients *= network.num_classes * GRADIENTS.get(config.map, 1)
     return 4 * gradients * sum(math.prod(shape) for shape in network.layer_shapes())

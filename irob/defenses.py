@@ -44,6 +44,7 @@ import jax
 import jax.numpy as jnp
 
 from irob.arrays import Array, Explain, Explanation, Image, Label, Objective, Scalar
+from irob.convolutions import on_cpu
 from irob.discrepancy import discrepancy, l1_norm, one_class, soft_two_class
 from irob.losses import cross_entropy, is_class, kl_divergence, pick
 
@@ -188,27 +189,27 @@ def alp(weight: float = 0.5) -> Defense:
 
 
 PathTerm = Callable[[Explain, Image, Image, Label], Scalar]
-CHUNK = 5  # points of a path that are computed at a time
+
+
+def points_at_once() -> int:
+    """Points of a path that are computed together: five, but on CPU, where one at a time takes less time, one."""
+    return 1 if on_cpu() else 5
 
 
 def path_attributions(function: Callable[[Image], Any], x: Image, x_adv: Image, points: int) -> Array:
     """`(x' - x) * mean_k d function(z_k) / d z` with `z_k = x + k/n (x' - x)`, k = 1..n: `[..., H, W, c]` for a function to `[...]`.
 
-    `CHUNK` points at a time, and their gradients are computed again when differentiated: memory does not grow with the others. Few points are
-    one chunk, without a loop, in which gradients in parameters would be slow on CPU.
+    `points_at_once()`, and their gradients are computed again when differentiated: memory does not grow with the others.
     """
-    groups = -(-points // CHUNK)
+    groups = -(-points // points_at_once())
     k = jnp.arange(1, groups * -(-points // groups) + 1, dtype=x.dtype).reshape(groups, -1)
 
     def summed(k: Array) -> Array:
         gradients = jax.vmap(lambda k: jax.jacrev(function)(x + k / points * (x_adv - x)))(jnp.minimum(k, points))
         return jnp.tensordot(k <= points, gradients, axes=1)
 
-    if groups == 1:
-        total = summed(k[0])
-    else:
-        nothing = jnp.zeros(jax.eval_shape(summed, k[0]).shape, x.dtype)
-        total, _ = jax.lax.scan(lambda total, k: (total + jax.checkpoint(summed)(k), None), nothing, k)
+    nothing = jnp.zeros(jax.eval_shape(summed, k[0]).shape, x.dtype)
+    total, _ = jax.lax.scan(lambda total, k: (total + jax.checkpoint(summed)(k), None), nothing, k)
     return (x_adv - x) * total / points
 
 

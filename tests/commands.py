@@ -14,7 +14,8 @@ class Commands:
     """Runs the command lines as a user would, from the root of the project."""
 
     def environment(self, devices=1, **extra):
-        flags = f"--xla_force_host_platform_device_count={devices}"
+        """devices: None for as many as the command takes by itself."""
+        flags = f"--xla_force_host_platform_device_count={devices}" if devices else ""
         return {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", **extra}
 
     def start(self, module, *arguments, devices=1, **extra):

@@ -7,6 +7,7 @@ import pytest
 
 import irob
 from experiments.configs import common
+from irob import defenses
 from irob.defenses import adversarial_loss, interpretation_change, path_attributions
 
 
@@ -136,9 +137,11 @@ def test_gradients_agree_between_the_forms_of_a_network(name, network_name, rand
     assert np.abs(trained[0]["conv_0"]["kernel"]).max() > 0
 
 
+@pytest.mark.parametrize("at_once", [1, 5])
 @pytest.mark.parametrize("points", [1, 4, 5, 6, 13])
-def test_paths_of_any_number_of_points(points):
-    """Those of a chunk at once, more in chunks: of a cubic function, whose gradient is known."""
+def test_paths_of_any_number_of_points(points, at_once, monkeypatch):
+    """However many at once: of a cubic function, whose gradient is known."""
+    monkeypatch.setattr(defenses, "points_at_once", lambda: at_once)
     found = path_attributions(lambda z: jnp.stack([jnp.sum(z**3), jnp.sum(z)]), X, X_ADV, points)
     path = [X + k / points * (X_ADV - X) for k in range(1, points + 1)]
     expected = np.stack([(X_ADV - X) * np.mean([3 * z**2 for z in path], axis=0), X_ADV - X])

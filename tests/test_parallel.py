@@ -69,7 +69,7 @@ def test_feeding_results_back_compiles_once():
 def test_as_many_cores_become_devices_as_divide_the_batches_well(cores, batches, devices, monkeypatch):
     asked = {}
     monkeypatch.delenv("XLA_FLAGS")
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    monkeypatch.setattr(parallel, "cores", lambda: cores)
     monkeypatch.setattr(jax.config, "update", asked.__setitem__)
     parallel.use_cores(*batches)
     assert asked == {"jax_num_cpu_devices": devices}

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import training
+from experiments import parallel, training
 from experiments.checkpoints import Checkpoints, checksums
 from experiments.configs import digits
 
@@ -55,6 +55,14 @@ def test_eight_devices_train_and_evaluate_like_one(commands, uninterrupted, tmp_
     one, eight = (json.loads((tmp_path / f"{devices}.json").read_text()) for devices in (1, 8))
     assert one["records"] == eight["records"]
     assert one["n"] == 37
+
+
+def test_a_command_makes_a_device_of_each_core_that_the_batch_fills(commands, tmp_path):
+    commands.run("train", *CONFIG, "--config.batch_size=32", "--workdir", tmp_path, devices=None)
+    commands.run("evaluate", "--workdir", tmp_path, "--num_examples", 32, "--eps", "0", devices=None)
+    result = json.loads((tmp_path / "standard_latest.json").read_text())
+    assert result["device"] == f"{min(parallel.cores(), 2)} x cpu"
+    assert result["n"] == 32
 
 
 def free_address():
