@@ -75,7 +75,7 @@ from irob.maps import (
 from irob.metrics import Proportion, mean_with_error, robust_accuracy, wilson_interval, worst_case
 from irob.networks import NETWORKS, CAMNetwork, Conv, MaxPool, PoolCNN, SmallCNN, WResNet, create
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 __all__ = [
     "BALLS",
     "DEFENSES",

@@ -176,9 +176,9 @@ class CAMNetwork(nn.Module):
 
     @nn.nowrap
     def attack_form(self, params: Params, readout: Readout = READOUTS["cam"], dtype: DTypeLike = jnp.float32) -> Explain:
-        """`x -> (maps, logits)`, equal to `explain(params, x)`, made for the inside of an attack loop: head folded, convolutions prepared once.
+        """`x -> (maps, logits)`, equal to `explain(params, x)`, made for the inside of an attack loop: what depends on params alone is computed once.
 
-        It has gradients with respect to x only, in reverse mode (use `explain` for forward mode). Call it outside of the loop.
+        It has derivatives with respect to x only. Call it outside of the loop.
 
         Args:
           readout: as in `explain`.
