@@ -103,7 +103,7 @@ def main() -> None:
     from experiments import data, parallel, provenance
 
     flag = flags.FLAGS
-    parallel.use_cores(*(of.batch for of in STEPS.values()))
+    parallel.use_cores(*(of.batch for step, of in STEPS.items() if any(name.startswith(step) for name in flag.only or GROUPS)))
     names = flag.only or (*GROUPS, *(("scaling",) if parallel.on_cpu() else HALVED))  # scaling counts fake devices
     for name in names:
         if name not in NAMES:

@@ -123,7 +123,8 @@ def main() -> None:
         "topk_overlap" in measures and not flag.versus, "--measure topk_overlap compares two networks: give --versus WORKDIR or FILE.pkl"
     )
     maps, attacks = parse_maps(flag.map, measures), parse_attacks(flag.attack, flag.protocol, measures)
-    parallel.start(flag.coordinator, flag.num_processes, flag.process_id, *([flag.num_examples] if flag.num_examples else []))
+    examples = [flag.num_examples] if flag.num_examples else []
+    parallel.start(flag.coordinator, flag.num_processes, flag.process_id, *examples, even=False)
     if flag.weights:
         subject = subjects.from_weights(flag.weights, flag.dataset, flag.force)
         out = pathlib.Path(flag.out or pathlib.Path("runs") / default_name(f"{subject.name}_{flag.protocol}", measures, (*maps, *attacks)))

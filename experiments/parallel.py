@@ -22,42 +22,43 @@ AXIS = "devices"
 CACHE = 2**20  # bytes of a level-2 cache
 MEMORY = 40 * 2**20  # bytes for what a step keeps for the way back, on a device of CPU: few leave the cache
 FEWEST = 16  # images on a device of CPU, below which matrix products are slow
+PATIENCE = "--xla_cpu_collective_call_warn_stuck_timeout_seconds=600 --xla_cpu_collective_call_terminate_timeout_seconds=86400"
 
 
 def cores() -> int:
-    """How many this process may use."""
+    """How many this process may run on; a container's quota is not seen."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def use_cores(*batches: int) -> None:
-    """On CPU, makes a device of each core, or of so many that they divide every one of these batches, and well. Before anything touches a device.
+def use_cores(*batches: int, even: bool = True) -> None:
+    """On CPU, makes a device of each core, or of so many that each has `FEWEST` images of every one of these batches, and (even) that they divide it.
 
-    A core with images of its own waits for no other; the threads of one device wait for each other after every operation. Who asks for a
-    number of devices by JAX's own variables gets that.
+    A core with images of its own waits for no other; the threads of one device wait for each other after every operation. To be called before
+    anything touches a device. Who asks for a number of devices by JAX's own variables gets that.
     """
-    told = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "") or jax.config.jax_num_cpu_devices > 0  # type: ignore[attr-defined]
-    counts = [n for n in range(1, cores() + 1) if all(batch % n == 0 and batch >= n * FEWEST for batch in batches)]
-    if not told:
-        jax.config.update("jax_num_cpu_devices", max(counts, default=1))
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_force_host_platform_device_count" in flags or jax.config.jax_num_cpu_devices > 0:  # type: ignore[attr-defined]
+        return
+    good = (n for n in range(1, cores() + 1) if all(batch >= n * FEWEST and not (even and batch % n) for batch in batches))
+    jax.config.update("jax_num_cpu_devices", max(good, default=1))
+    # Devices that share a machine may wait long for each other; after 40 seconds XLA would end the process.
+    os.environ["XLA_FLAGS"] = f"{PATIENCE} {flags}".strip()
 
 
-def start(coordinator: str | None, num_processes: int, process_id: int, *batches: int) -> None:
-    """Joins the processes of one run, with a device for each core where they are CPUs. To be called before anything else touches a device.
+def start(coordinator: str | None, num_processes: int, process_id: int, *batches: int, even: bool = True) -> None:
+    """Joins the processes of one run. To be called before anything else touches a device. A process on its own takes `use_cores(*batches, even)`.
 
     Args:
       coordinator: None for a single process; "auto" on TPU pods and clusters that JAX recognises; else "host:port" of process 0.
       num_processes, process_id: how many there are and which one this is; unused under "auto".
-      batches: sizes that are to be divided evenly among all devices.
     """
     if coordinator is None:
         if num_processes != 1 or process_id != 0:
             raise UserError("--num_processes and --process_id need --coordinator host:port (or auto), the address of process 0")
-        use_cores(*batches)
+        use_cores(*batches, even=even)
         return
     if coordinator != "auto" and not 0 <= process_id < num_processes:
         raise UserError(f"--process_id={process_id} must be in 0..{num_processes - 1}, one for each of the --num_processes={num_processes}")
-    if coordinator != "auto":
-        use_cores(*(batch // num_processes for batch in batches))
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         if coordinator == "auto":
@@ -104,14 +105,14 @@ def same_everywhere(text: str) -> bool:
 @contextlib.contextmanager
 def fake_devices(n: int) -> Iterator[None]:
     """Processes that are started meanwhile have n devices on CPU."""
-    before = os.environ.get("XLA_FLAGS")
-    os.environ["XLA_FLAGS"] = f"{before or ''} --xla_force_host_platform_device_count={n}".strip()
+    before = os.environ.get("JAX_NUM_CPU_DEVICES")
+    os.environ["JAX_NUM_CPU_DEVICES"] = str(n)
     try:
         yield
     finally:
-        os.environ.pop("XLA_FLAGS")
+        os.environ.pop("JAX_NUM_CPU_DEVICES")
         if before is not None:
-            os.environ["XLA_FLAGS"] = before
+            os.environ["JAX_NUM_CPU_DEVICES"] = before
 
 
 def in_words() -> str:
@@ -120,8 +121,8 @@ def in_words() -> str:
 
 
 def default_batch_size(image_shape: tuple[int, int, int], n: int) -> int:
-    """Images at a time on a device in evaluation of n: in pixels at most what 50 images of 32 x 32 have on CPU, where two cores are at full speed
-    with that, and ten times as much elsewhere; so many that the last batch is as full as the others.
+    """Images at a time on a device in evaluation of n: in pixels at most what 50 images of 32 x 32 have on CPU, where a core is at full speed with
+    that, and ten times as much elsewhere; so many that the last batch is as full as the others.
     """
     pixels = (50 if on_cpu() else 500) * 32 * 32
     on_a_device, most = -(-n // num_devices()), max(1, pixels // (image_shape[0] * image_shape[1]))

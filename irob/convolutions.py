@@ -19,6 +19,7 @@ from irob.arrays import Array
 Kernel = Float[Array, "kh kw I O"]
 ROWS = 2  # of the output, in a band of a dense matrix
 NARROW = 16  # channels, up to which XLA's CPU backend has no fast convolution
+WIDER = 4  # times as many products, up to which a fast convolution is faster than a narrow one
 DENSE = 1.5  # products of the dense matrix over those of the convolution, up to which it pays
 Convolution = Callable[[Float[Array, "H W I"]], Float[Array, "h w O"]]
 
@@ -167,12 +168,14 @@ def _kernel_gradient(x: Array, kernel: Kernel, stride: int, cotangent: Array) ->
 
 def in_columns(x: Float[Array, "H W I"], kernel: Kernel, padding: Sequence[tuple[int, int]]) -> Float[Array, "h w O"]:
     """The convolution with stride 1 that gives several columns at once where they would be narrow: by a kernel wider by as many columns less one,
-    moved by as many, each output of which is a column and channel of the result. Hardly more products than the convolution, as a fast one.
+    moved by as many, each output of which is a column and channel of the result. More products than the convolution, up to `WIDER` times as many,
+    but fast ones.
     """
     kh, kw, channels, outputs = kernel.shape
     width = x.shape[1] + sum(padding[1]) - kw + 1
-    enough = [b for b in range(1, width + 1) if width % b == 0 and (b * outputs > NARROW or channels > NARROW)]
-    b = enough[0] if enough else 1
+    at_most = min(width, (WIDER - 1) * kw + 1)
+    enough = (b for b in range(1, at_most + 1) if width % b == 0 and (b * outputs > NARROW or channels > NARROW))
+    b = next(enough, 1)
     shifted = [jnp.pad(kernel, ((0, 0), (i, b - 1 - i), (0, 0), (0, 0))) for i in range(b)]
     columns = jnp.stack(shifted, axis=3).reshape(kh, kw + b - 1, channels, b * outputs)
     return _conv(x[None], columns, (1, b), padding)[0].reshape(-1, width, outputs)

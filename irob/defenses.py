@@ -199,7 +199,7 @@ def points_at_once() -> int:
 def path_attributions(function: Callable[[Image], Any], x: Image, x_adv: Image, points: int) -> Array:
     """`(x' - x) * mean_k d function(z_k) / d z` with `z_k = x + k/n (x' - x)`, k = 1..n: `[..., H, W, c]` for a function to `[...]`.
 
-    `points_at_once()`, and their gradients are computed again when differentiated: memory does not grow with the others.
+    `points_at_once()`, and if there are more their gradients are computed again when differentiated: memory does not grow with the others.
     """
     groups = -(-points // points_at_once())
     k = jnp.arange(1, groups * -(-points // groups) + 1, dtype=x.dtype).reshape(groups, -1)
@@ -208,8 +208,11 @@ def path_attributions(function: Callable[[Image], Any], x: Image, x_adv: Image, 
         gradients = jax.vmap(lambda k: jax.jacrev(function)(x + k / points * (x_adv - x)))(jnp.minimum(k, points))
         return jnp.tensordot(k <= points, gradients, axes=1)
 
-    nothing = jnp.zeros(jax.eval_shape(summed, k[0]).shape, x.dtype)
-    total, _ = jax.lax.scan(lambda total, k: (total + jax.checkpoint(summed)(k), None), nothing, k)
+    if groups == 1:
+        total = summed(k[0])
+    else:
+        nothing = jnp.zeros(jax.eval_shape(summed, k[0]).shape, x.dtype)
+        total, _ = jax.lax.scan(lambda total, k: (total + jax.checkpoint(summed)(k), None), nothing, k)
     return (x_adv - x) * total / points
 
 

@@ -5,6 +5,7 @@ import pathlib
 import sys
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+os.environ.pop("JAX_NUM_CPU_DEVICES", None)  # it would win
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import hypothesis

@@ -112,11 +112,20 @@ def test_mean_over_positions_reads_the_mean(random):
     np.testing.assert_allclose(np.einsum("hwi,hwio->o", x, reading), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("size", "width", "stride", "inputs", "outputs"), CASES)
+OBLONG = [
+    ((9, 11), (4, 3), 2, 2, 3),
+    ((3, 5), (8, 7), 2, 2, 3),
+    ((5, 1), (3, 3), 1, 2, 3),
+    ((6, 8), (2, 4), 2, 3, 20),
+    ((4, 6), (5, 7), 1, 2, 3),
+]
+
+
+@pytest.mark.parametrize(("size", "width", "stride", "inputs", "outputs"), [*(((s, s), (w, w), *rest) for s, w, *rest in CASES), *OBLONG])
 def test_derivatives_of_batches_in_kernels(size, width, stride, inputs, outputs, random):
     """First ones, those in both arguments, and forward mode, of a whole batch."""
-    x, kernel, bias = case(size, width, inputs, outputs, random)
-    x = np.stack([x, 0.5 * x[::-1], -x])
+    x = random.normal(size=(3, *size, inputs)).astype(np.float32)
+    kernel, bias = random.normal(size=(*width, inputs, outputs)).astype(np.float32), random.normal(size=outputs).astype(np.float32)
 
     def derivatives(convolve):
         def loss(kernel):
@@ -127,7 +136,7 @@ def test_derivatives_of_batches_in_kernels(size, width, stride, inputs, outputs,
 
         return jax.grad(loss)(kernel), jax.grad(of_gradients)(kernel), jax.jvp(loss, (kernel,), (0.1 * kernel,))[1]
 
-    ours = derivatives(lambda kernel: convolutions.prepare(kernel, bias, stride, (size, size)))
+    ours = derivatives(lambda kernel: convolutions.prepare(kernel, bias, stride, size))
     xlas = derivatives(lambda kernel: lambda x: convolutions.plain(x, kernel, stride) + bias)
     for found, expected in zip(ours, xlas, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())

@@ -71,8 +71,20 @@ def test_as_many_cores_become_devices_as_divide_the_batches_well(cores, batches,
     monkeypatch.delenv("XLA_FLAGS")
     monkeypatch.setattr(parallel, "cores", lambda: cores)
     monkeypatch.setattr(jax.config, "update", asked.__setitem__)
-    parallel.use_cores(*batches)
+    parallel.start(None, 1, 0, *batches)
     assert asked == {"jax_num_cpu_devices": devices}
+    assert parallel.PATIENCE in os.environ["XLA_FLAGS"]
+    parallel.start(None, 1, 0, *(batch + 1 for batch in batches), even=False)
+    assert asked == {"jax_num_cpu_devices": min([cores, *((batch + 1) // parallel.FEWEST for batch in batches)]) or 1}
+
+
+def test_processes_of_one_run_keep_a_device_each(monkeypatch):
+    asked = {}
+    monkeypatch.delenv("XLA_FLAGS")
+    monkeypatch.setattr(jax.config, "update", asked.__setitem__)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_: None)
+    parallel.start("localhost:1", 2, 0, 128)
+    assert asked == {"jax_cpu_collectives_implementation": "gloo"}
 
 
 def test_who_asks_for_devices_gets_them():
@@ -137,7 +149,7 @@ def test_a_mean_in_pieces_is_the_mean(n, most, monkeypatch, random):
     monkeypatch.setattr(parallel, "MEMORY", 4 * 10 * most)
     value, gradient = jax.jit(parallel.mean_and_gradient(loss, 10))(params, x)
     residual = x @ params["w"] + 0.5
-    assert max(sizes) <= most
+    assert sizes == {(8, 3): {3, 2}, (7, 1): {1}, (5, 5): {5}}[n, most]
     np.testing.assert_allclose(value, np.mean(residual**2), rtol=1e-5)
     np.testing.assert_allclose(gradient["w"], np.mean(2 * residual[:, None] * x, axis=0), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(gradient["b"], np.mean(2 * residual), rtol=1e-4, atol=1e-6)

@@ -58,11 +58,11 @@ def test_eight_devices_train_and_evaluate_like_one(commands, uninterrupted, tmp_
 
 
 def test_a_command_makes_a_device_of_each_core_that_the_batch_fills(commands, tmp_path):
-    commands.run("train", *CONFIG, "--config.batch_size=32", "--workdir", tmp_path, devices=None)
-    commands.run("evaluate", "--workdir", tmp_path, "--num_examples", 32, "--eps", "0", devices=None)
+    commands.run("train", *CONFIG, "--config.batch_size=17", "--workdir", tmp_path, devices=None)  # which no other number divides
+    commands.run("evaluate", "--workdir", tmp_path, "--num_examples", 33, "--eps", "0", devices=None)
     result = json.loads((tmp_path / "standard_latest.json").read_text())
     assert result["device"] == f"{min(parallel.cores(), 2)} x cpu"
-    assert result["n"] == 32
+    assert result["n"] == 33
 
 
 def free_address():
