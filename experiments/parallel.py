@@ -51,6 +51,7 @@ def start(coordinator: str | None, num_processes: int, process_id: int, *batches
     Args:
       coordinator: None for a single process; "auto" on TPU pods and clusters that JAX recognises; else "host:port" of process 0.
       num_processes, process_id: how many there are and which one this is; unused under "auto".
+      batches, even: as in `use_cores`; several processes keep a device of CPU each.
     """
     if coordinator is None:
         if num_processes != 1 or process_id != 0:

@@ -169,7 +169,7 @@ def _kernel_gradient(x: Array, kernel: Kernel, stride: int, cotangent: Array) ->
 def in_columns(x: Float[Array, "H W I"], kernel: Kernel, padding: Sequence[tuple[int, int]]) -> Float[Array, "h w O"]:
     """The convolution with stride 1 that gives several columns at once where they would be narrow: by a kernel wider by as many columns less one,
     moved by as many, each output of which is a column and channel of the result. More products than the convolution, up to `WIDER` times as many,
-    but fast ones.
+    but fast ones. padding: (before, after) along height and width.
     """
     kh, kw, channels, outputs = kernel.shape
     width = x.shape[1] + sum(padding[1]) - kw + 1
