@@ -12,12 +12,12 @@ assert version is not None
 setup(
     name="irob",
     version=version[1],
-    description="Interpretability-aware robustness in JAX: networks that keep their explanations, and so their predictions, under attack",
+    description="Train classifiers whose explanations stay stable under adversarial attack; attack predictions or explanations; evaluate both (JAX)",
     long_description=(here / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["irob", "irob.*", "experiments", "experiments.*"]),
-    package_data={"experiments": ["templates/*", "uar_calibration.json"]},
+    package_data={"experiments.evaluation": ["uar_calibration.json"], "experiments.reports": ["templates/*"]},
     python_requires=">=3.11",
     install_requires=[
         # irob
@@ -29,7 +29,7 @@ setup(
         # experiments
         "absl-py>=2.1",
         "array_record>=0.8",  # the random-access file format, read through tfds
-        "filelock>=3.12",  # jax needs it to keep compiled programs within a size, and does not say so
+        "filelock>=3.12",  # locks of workdirs and results; jax, too, keeps compiled programs within a size by it
         "importlib_resources>=6.4",  # tfds needs it to open array_record directories, and does not say so
         "jinja2>=3.1",
         "matplotlib>=3.9",
@@ -42,7 +42,16 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
-        "test": ["beartype>=0.20", "hypothesis>=6.100", "mypy>=1.15", "pytest>=8.0", "pytest-xdist>=3.6", "ruff>=0.11", "scipy>=1.13"],
+        "test": [
+            "beartype>=0.20",
+            "hypothesis>=6.100",
+            "mypy>=1.15",
+            "pytest>=8.0",
+            "pytest-xdist>=3.6",
+            "ruff>=0.11",
+            "scipy>=1.13",
+            "setuptools>=71",  # to build the wheel that is tested
+        ],
         "prepare": ["tensorflow>=2.18"],  # only to download and write data sets; reading needs none
         "tensorboard": ["tensorboard>=2.18"],  # to look at the event files
         # the peers of experiments.benchmark

@@ -1,4 +1,4 @@
-"""Times ours beside its peers, interleaved in one run, and sets both beside what the machine could do.
+"""Times ours beside its peers, interleaved in one run, and compares both with the floor of this machine.
 
     python -m experiments.benchmark [--only NAME,...] [--rounds N] [--out FILE.json] [--figure FILE.png]
 
@@ -17,20 +17,21 @@ from typing import Any
 
 from absl import flags
 
-from experiments import cli
-from experiments.benchmarks.groups import GROUPS, HALVED, STEPS
+from experiments.benchmarks.groups import GROUPS, HALF_PRECISION
 from experiments.benchmarks.scaling import scaling
 from experiments.benchmarks.timing import OURS, Peers, clocked, timed
-from experiments.cli import UserError
+from experiments.benchmarks.training_groups import STEPS
+from experiments.runtime.errors import UserError
+from experiments.runtime.flags import run_command
 
-NAMES = (*GROUPS, *HALVED, "scaling")
+NAMES = (*GROUPS, *HALF_PRECISION, "scaling")
 
 
 def result_of(name: str, rounds: int, least: float) -> dict[str, Any]:
-    """Times a group."""
+    """Times the contenders of one group."""
     from experiments.benchmarks import floors
 
-    group = (GROUPS | HALVED)[name]()
+    group = (GROUPS | HALF_PRECISION)[name]()
     peak = floors.matmul_peak()
     load = os.getloadavg()[0]
     with Peers(group.peers, group.arguments) as peers:
@@ -63,7 +64,7 @@ def result_of(name: str, rounds: int, least: float) -> dict[str, Any]:
 
 
 def lines_of(result: dict[str, Any]) -> Iterator[str]:
-    """A group as text."""
+    """The lines that show one group."""
     yield result["title"]
     if "scaling" in result:
         yield f"  {'':22}{'':>11}{'median ms':>11}"
@@ -83,12 +84,10 @@ def lines_of(result: dict[str, Any]) -> Iterator[str]:
 
 def figure_of(results: list[dict[str, Any]], file: pathlib.Path) -> None:
     """A bar for each peer: how many times the time of ours it takes."""
-    import matplotlib.pyplot as plt
-
-    from experiments import figures
+    from experiments.reports import figures
 
     bars = [(f"{r['title']}\n{who}", t["ratio"]) for r in results for who, t in r["contenders"].items() if who != OURS]
-    figure, axes = plt.subplots(figsize=(8, 0.5 * len(bars) + 1.2), layout="constrained")
+    figure, ((axes,),) = figures.subplots(1, 1, 8, 0.5 * len(bars) + 1.2)
     axes.barh([name for name, _ in bars], [ratio for _, ratio in bars])
     axes.axvline(1.0, color="black", linewidth=1)
     axes.set_xlabel("time over ours, medians of one interleaved run")
@@ -100,29 +99,37 @@ def figure_of(results: list[dict[str, Any]], file: pathlib.Path) -> None:
 def main() -> None:
     """Parses flags, times, prints and writes."""
     os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # first calls are to show what compilation costs
-    from experiments import data, parallel, provenance
+    from experiments.runtime import devices, provenance, storage
+    from irob.convolutions import on_cpu
 
     flag = flags.FLAGS
-    parallel.use_cores(*(of.batch for step, of in STEPS.items() if any(name.startswith(step) for name in flag.only or GROUPS)))
-    names = flag.only or (*GROUPS, *(("scaling",) if parallel.on_cpu() else HALVED))  # scaling counts fake devices
+    devices.use_cores(*(of.batch for step, of in STEPS.items() if any(name.startswith(step) for name in flag.only or GROUPS)))
+    names = flag.only or (*GROUPS, *(("scaling",) if on_cpu() else HALF_PRECISION))  # scaling counts fake devices
     for name in names:
         if name not in NAMES:
             raise UserError(f"--only: there is no group {name!r}: choose from {', '.join(NAMES)}")
+    for name, file in (("out", flag.out), ("figure", flag.figure)):
+        if file and pathlib.Path(file).exists():
+            raise UserError(f"--{name} {file} exists: give another")
+    if flag.figure and pathlib.Path(flag.figure).suffix not in (".png", ".svg"):
+        raise UserError(f"--figure {flag.figure}: must end in .png or .svg")
     if flag.rounds < 1:
         raise UserError(f"--rounds={flag.rounds} must be positive")
-    print(f"{parallel.in_words()}, {os.cpu_count()} cores, {platform.processor() or platform.machine()}, load {os.getloadavg()[0]:.2f}")
+    print(
+        f"{devices.describe_devices()}, {os.cpu_count()} cores, {platform.processor() or platform.machine()}, load {os.getloadavg()[0]:.2f}"
+    )
     found = []
     for name in names:
         found.append(scaling(flag.rounds) if name == "scaling" else result_of(name, flag.rounds, flag.least))
         print("\n" + "\n".join(lines_of(found[-1])), flush=True)
     if flag.out:
         whole = {
-            "device": parallel.in_words(),
+            "device": devices.describe_devices(),
             "versions": provenance.versions(),
             "git_revision": provenance.git_revision(),
             "groups": found,
         }
-        data.save_atomically(pathlib.Path(flag.out), lambda file: file.write((json.dumps(whole, indent=1) + "\n").encode()))
+        storage.save_text(pathlib.Path(flag.out), json.dumps(whole, indent=1) + "\n")
         print(f"written to {flag.out}")
     if flag.figure and any(len(r["contenders"]) > 1 for r in found):
         figure_of(found, pathlib.Path(flag.figure))
@@ -134,4 +141,4 @@ if __name__ == "__main__":
     flags.DEFINE_float("least", 2.0, "seconds that each contender runs, at least")
     flags.DEFINE_string("out", None, "where the numbers go, as JSON")
     flags.DEFINE_string("figure", None, "where a bar chart goes, as PNG or SVG")
-    cli.run(main)
+    run_command(main)

@@ -4,149 +4,106 @@
 
 Normal training, adversarial training (adv) and training for robust interpretation alone (int), which never sees an adversarial loss. Each is
 evaluated on the whole test split under the standard protocol. Writes checkpoints, results.json and figures under the workdir; interrupted, the
-same command goes on from where it was.
+same command continues where it was.
 """
 
 import json
 import pathlib
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from absl import flags
 
-from experiments import cli
-from experiments.cli import UserError
+from experiments.runtime.flags import run_command
 
 if TYPE_CHECKING:
-    import ml_collections
-
-    from experiments.figures import Sample, Unforeseen
+    from experiments.reports.results import Result
+    from experiments.runtime.models import EvaluatedModel
 
 METHODS = ("normal", "adv", "int")
-SHOWN = 3  # test images in the figure of the maps
-SHOWN_EPS = 0.1
+SHOWN, SHOWN_EPS = 3, 0.1  # test images in the figure of the maps, and their attack
+TINY_UNFORESEEN = ("jpeg_linf", "elastic")
 
 
-def quickstart(workdir: pathlib.Path, tiny: bool = False) -> list[dict[str, Any]]:
-    """Trains and evaluates the three methods; returns their results as `evaluate` gives them."""
-    from experiments import data, figures, training
-    from experiments.configs import digits
+def quickstart(workdir: pathlib.Path, tiny: bool = False) -> "list[Result]":
+    """Trains and evaluates the three methods; returns their results."""
+    from experiments import data
+    from experiments.configs import base
+    from experiments.evaluation.engine import Evaluation
+    from experiments.evaluation.samples import attacked_samples, unforeseen_samples
+    from experiments.reports import figures, samples
+    from experiments.runtime import storage
+    from experiments.runtime.models import from_workdir
+    from experiments.training.loop import train
 
-    results, samples = [], {}
+    results, shown = [], {}
     for method in METHODS:
-        config = digits.get_config(f"{method},tiny" if tiny else method)
-        state = training.train(config, str(workdir / method))
-        results.append(evaluated(workdir / method, num_examples=16 if tiny else None))
-        samples[method] = explained(config, state.params)
-    data.save_atomically(workdir / "results.json", lambda file: file.write((json.dumps(results, indent=1) + "\n").encode()))
-    figures.save(figures.accuracy_against_eps(results), workdir / "figures" / "accuracy_against_eps.png")
-    figures.save(figures.maps(samples, SHOWN_EPS, METHODS[-1], unforeseen(config, state.params)), workdir / "figures" / "maps.png")
+        train(base.load_config(f"digits:{method},tiny" if tiny else f"digits:{method}"), str(workdir / method))
+        model = from_workdir(str(workdir / method))
+        results.append(evaluated(model, workdir / method / "standard_latest.json", 16 if tiny else None))
+        evaluation = Evaluation(model, data.load_split(model.dataset, "test"))
+        shown[method] = attacked_samples(evaluation, SHOWN, SHOWN_EPS)
+    storage.save_text(workdir / "results.json", json.dumps([result.as_dict() for result in results], indent=1) + "\n")
+    curves = [figures.curve_of(result.method, result.records) for result in results]
+    first = results[0]
+    panel = f"{first.data['name']}, {first.n} test images, {first.protocol} protocol"
+    accuracies = figures.curves_against_eps({panel: curves}, "accuracy", (0.0, 1.0), "trained by")
+    figures.save(accuracies, workdir / "figures" / "accuracy_against_eps.png")
+    unforeseen = unforeseen_samples(evaluation, 2, TINY_UNFORESEEN) if tiny else unforeseen_samples(evaluation, 2)
+    maps = samples.maps_by_method(shown, SHOWN_EPS, METHODS[-1], unforeseen)
+    figures.save(maps, workdir / "figures" / "maps.png")
     return results
 
 
-def evaluated(workdir: pathlib.Path, num_examples: int | None) -> dict[str, Any]:
-    """The result of this workdir's last checkpoint: the one on file if it is of that checkpoint, else measured now and filed."""
-    from experiments import data, evaluate, results, subjects
+def evaluated(model: "EvaluatedModel", file: pathlib.Path, num_examples: int | None) -> "Result":
+    """The result of a checkpoint: the one on file if it is of that checkpoint, otherwise measured now and filed."""
+    from experiments import data
+    from experiments.evaluation.engine import Evaluation
+    from experiments.evaluation.run import choose_measures, evaluate
+    from experiments.reports import results
+    from experiments.runtime.errors import UserError
 
-    file = workdir / "standard_latest.json"
-    subject = subjects.from_workdir(str(workdir))
     if file.exists():
-        result = results.read(file)
-        if result["checkpoint"]["sha256"] == subject.about["checkpoint"]["sha256"]:
+        result = results.read_result(file)
+        if result.provenance["checkpoint"]["sha256"] == model.provenance["checkpoint"]["sha256"]:
             return result
         raise UserError(f"{file} is not the result of the checkpoint beside it: move it away, or give another --workdir")
-    result, arrays = evaluate.evaluate(subject, data.load(subject.dataset, "test"), num_examples=num_examples)
-    results.write(result, arrays, file)
+    split = data.load_split(model.dataset, "test")
+    chosen = choose_measures(("pgd",), "standard", num_examples=num_examples, n=len(split.labels))
+    result, arrays = evaluate(Evaluation(model, split, quiet=False), chosen)
+    results.write_result(result, arrays, file)
     return result
 
 
-def explained(config: "ml_collections.ConfigDict", params: Any) -> "list[Sample]":
-    """The first test images with their maps, clean and under one PGD on the margin."""
-    import jax
-    import numpy as np
-
-    import irob
-    from experiments import data, training
-    from experiments.figures import Sample
-    from experiments.measures import pgd
-
-    network, _ = training.build(config)
-    split = data.load(config.dataset, "test").first(SHOWN)
-    images, labels = split.fetch(np.arange(SHOWN))
-    x = np.asarray(data.to_unit(images))
-    ball, sizes = irob.LInf(SHOWN_EPS), irob.decaying_steps(SHOWN_EPS, 60)
-
-    @jax.jit
-    def attack(params: Any, x: Any, labels: Any) -> Any:
-        explain = network.attack_form(params)
-        return jax.vmap(lambda x, t: pgd.attacked_image(explain, irob.margin, ball, x, t, sizes, x, best_iterate=True))(x, labels)
-
-    x_adv = attack(params, x, labels)
-    names = data.find(config.dataset).classes
-    samples = []
-    for image, image_adv, label in zip(x, x_adv, labels, strict=True):
-        clean, attacked = network.explain(params, image), network.explain(params, image_adv)
-        clean_map, attacked_map = clean.maps[..., label], attacked.maps[..., label]
-        taken_for, then_for = (names[int(e.logits.argmax())] for e in (clean, attacked))
-        tau = float(irob.kendall_tau(clean_map, attacked_map))
-        samples.append(Sample(image, np.asarray(clean_map), np.asarray(image_adv), np.asarray(attacked_map), taken_for, then_for, tau))
-    return samples
-
-
-def unforeseen(config: "ml_collections.ConfigDict", params: Any) -> "list[Unforeseen]":
-    """The first test image under every attack that was not foreseen, at the third of its six sizes."""
-    import numpy as np
-
-    from experiments import data, protocols, training
-    from experiments.evaluator import Evaluator
-    from experiments.figures import Unforeseen
-    from experiments.measures import Task
-    from experiments.measures import unforeseen as measure
-
-    network, _ = training.build(config)
-    split = data.load(config.dataset, "test").first(1)
-    task = Task(Evaluator(network, params, split, 1, config.seed), protocols.find("standard"), "linf", (0.0,), dataset=config.dataset)
-    names, found = data.find(config.dataset).classes, []
-    for attack in measure.UNFORESEEN:
-        size = protocols.calibrated(attack, config.dataset).eps[2]
-        shown = measure.pictures(task, attack, (size,), np.arange(1), split.labels, split.labels)
-        prediction = int(shown["shown_predictions"][0, 0])
-        found.append(Unforeseen(attack, size, shown["shown"][0, 0], names[prediction] if prediction >= 0 else "nothing"))
-    return found
-
-
-def table(results: list[dict[str, Any]]) -> str:
+def table(results: "Sequence[Result]") -> str:
     """Method x eps, accuracy with its 95% interval."""
-    eps = [record["eps"] for record in results[0]["records"]]
-    lines = ["method  " + "".join(f"eps {e:<18g}" for e in eps).rstrip()]
-    for result in results:
-        cells = "".join("{value:.3f} [{ci95[0]:.3f}, {ci95[1]:.3f}]".format(**record).ljust(22) for record in result["records"])
-        lines.append(f"{result['method']:8}{cells}".rstrip())
     first = results[0]
-    lines.append(
-        f"Accuracy [95% interval], {first['n']} test images of {first['data']['name']} ({first['data']['from']}), seed {first['seed']}."
-    )
-    lines.append(f"Attack: {first['protocol']['description']}.")
+    lines = ["method  " + "".join(f"eps {record['eps']:<18g}" for record in first.records).rstrip()]
+    for result in results:
+        values = [f"{r.value:.3f} [{r.ci95[0]:.3f}, {r.ci95[1]:.3f}]".ljust(22) for r in result.records if r.ci95]
+        lines.append(f"{result.method:8}{''.join(values)}".rstrip())
+    lines.append(f"Accuracy [95% interval], {first.n} test images of {first.data['name']} ({first.data['from']}), seed {first.seed}.")
+    lines.append(first.measures["pgd"].description)
     return "\n".join(lines)
 
 
 def main() -> None:
     """Parses flags and runs the three methods."""
-    from experiments import parallel
-    from experiments.configs import digits
+    from experiments.configs import base
+    from experiments.runtime import devices
 
-    parallel.use_cores(digits.get_config().batch_size)
+    devices.use_cores(base.load_config("digits").batch_size)
     started = time.monotonic()
     workdir = pathlib.Path(flags.FLAGS.workdir)
-    results = quickstart(workdir, flags.FLAGS.tiny)
-    print(table(results))
+    print(table(quickstart(workdir, flags.FLAGS.tiny)))
     print(f"Written to {workdir}: results.json, figures/, and a workdir with checkpoints for each method.")
     print(f"{time.monotonic() - started:.0f} seconds", file=sys.stderr)
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "where everything goes")
-    flags.DEFINE_bool("tiny", False, "eight steps and sixteen test images, to see that everything works")
+    flags.DEFINE_bool("tiny", False, "eight steps, sixteen test images and two unforeseen attacks, to see that everything works")
     flags.mark_flag_as_required("workdir")
-    cli.run(main)
+    run_command(main)

@@ -1,33 +1,48 @@
-"""Trains a network, or goes on with a training that was interrupted.
+"""Trains a network, or continues a training that was interrupted.
 
     python -m experiments.train --config experiments/configs/mnist.py:int --workdir runs/mnist_int [--config.num_steps=5000 ...]
 
-The workdir gets config.json, metrics.jsonl (one object a line), TensorBoard events and checkpoints/. Started again with the same config, the run
-goes on from its last checkpoint and ends with the same parameters, bit for bit; with another config it is refused.
+The workdir gets config.json, metrics.jsonl (one object per line), TensorBoard events and checkpoints/. Started again with the same config, the run
+continues from its last checkpoint and ends with the same parameters, bit for bit; a config with another result is refused.
+
+Fields of the config (default: those of experiments/configs/base.py, which the config files override), as --config.FIELD=VALUE:
+
+{fields}
+
+and --config.defense.OPTION=VALUE for the options of the method (irob/defenses.py).
 """
+
+import sys
 
 from absl import flags
 
-from experiments import cli
+from experiments.runtime.flags import define_data_dir, define_process_flags, run_command
 
 
 def main() -> None:
-    """Parses flags and trains."""
-    from experiments import parallel, training
+    """Parses flags and trains the network."""
+    from experiments.configs import base
+    from experiments.runtime import devices
+    from experiments.training.loop import train
 
     flag = flags.FLAGS
-    parallel.start(flag.coordinator, flag.num_processes, flag.process_id, flag.config.batch_size)
-    training.train(flag.config, flag.workdir, flag.data_dir)
+    config = base.load_config(flag.config, flag.config_override)
+    base.validate_config(config)
+    devices.start(flag.coordinator, flag.num_processes, flag.process_id, config.batch_size)
+    train(config, flag.workdir, flag.data_dir)
 
 
 if __name__ == "__main__":
-    from ml_collections import config_flags
+    if any(argument.startswith(("--help", "-help")) for argument in sys.argv):
+        from experiments.configs.base import describe_fields
 
-    config_flags.DEFINE_config_file("config", None, "FILE:METHOD[,tiny], e.g. experiments/configs/mnist.py:int", lock_config=True)
+        __doc__ = __doc__.replace("{fields}", describe_fields())
+    flags.DEFINE_string(
+        "config", None, "FILE:METHOD[,SWITCH...], e.g. experiments/configs/mnist.py:int,tiny; or the name of one of the configs"
+    )
+    flags.DEFINE_multi_string("config_override", [], "FIELD=VALUE, the same as --config.FIELD=VALUE")
     flags.DEFINE_string("workdir", None, "where checkpoints and logs go")
-    flags.DEFINE_string("data_dir", None, "where tfds data sets lie (default: $TFDS_DATA_DIR or tfds's own)")
-    flags.DEFINE_string("coordinator", None, "several processes: host:port of process 0, or auto on TPU pods")
-    flags.DEFINE_integer("num_processes", 1, "how many processes there are")
-    flags.DEFINE_integer("process_id", 0, "which one this is")
+    define_data_dir()
+    define_process_flags()
     flags.mark_flags_as_required(["config", "workdir"])
-    cli.run(main)
+    run_command(main)

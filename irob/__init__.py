@@ -1,169 +1,69 @@
-"""Interpretability-aware robustness in JAX: pure functions of one example, lifted to batches with `jax.vmap`.
+"""irob: interpretability-aware robustness in JAX. Pure functions of one example, lifted to batches with `jax.vmap`.
 
-    networks       create, SmallCNN, PoolCNN, WResNet, CAMNetwork of Conv and MaxPool: x -> class activation maps and logits
-    maps           cam, grad_cam, grad_cam_plus_plus, layer_cam, complete; READOUTS, the maps that are linear in the last feature map; on pixels
-                   saliency, gradient_x_input, integrated_gradients, expected_gradients, smooth_grad; heatmap for display
-    explainers     EXPLAINERS, every map by name; explainer(name, network, form) with form = plain(params) or for_attacks(params)
-    losses         cross_entropy, kl_divergence, margin, dlr
-    discrepancy    discrepancy; class weights one_class, two_class, all_class, top_k_classes, soft_two_class, normalised; top_k_pixels,
-                   top_k_overlap; proposition_1_gap; kendall_tau, pearson
-    attacks        pgd, best_of_pgd, last_of_pgd, constant_steps, decaying_steps; balls LInf, L2, L1; bisect, smallest_eps; on and behind the
-                   interpretation isa (with smallest_discrepancy, largest_weight) and aai; attacks of other kinds in UNFORESEEN
-    inversion      invert, activation: images that drive a unit of the representation
-    defenses       DEFENSES: name -> Defense(inner objective, outer loss); from_terms makes new ones of clean_loss, adversarial_loss,
-                   prediction_change, interpretation_change, one_class_interpretation_change, scaled, total
-    metrics        robust_accuracy, wilson_interval, worst_case, mean_with_error
-    authors        authors.loads, authors.dumps: the paper authors' released weights
+    irob.models          networks: create, CAMNetwork of Conv and MaxPool
+    irob.maps            interpretation maps: CAM, Grad-CAM(++), LayerCAM, saliency, integrated and expected gradients, SmoothGrad; by name
+    irob.losses          cross-entropy, KL divergence, logit margin, DLR
+    irob.discrepancies   how far two interpretations are apart; Proposition 1; rank correlations
+    irob.attacks         balls, PGD, the smallest perturbation, sneaking and map attacks, feature inversion, unforeseen attacks
+    irob.defenses        training methods as data: DEFENSES, from_terms
+    irob.metrics         proportions with their intervals
+    irob.paper           what exists only to repeat the authors of the paper: their weight files, draws and attacks
+    irob.types           Explanation = (maps, logits), array types, the Model protocol
+    irob.convolutions    fast forms of a convolution
 
-Images are `[H, W, c]` in [0, 1], labels integers, maps `[h, w, C]`. Losses and objectives: larger = worse for the classifier.
+The names that one types daily are here, too. Images are `[H, W, c]` in [0, 1], labels integers, maps `[h, w, C]`. Losses and objectives: larger =
+worse for the classifier.
+
+>>> import irob, jax
+>>> network = irob.create("small", input_shape=(8, 8, 1), num_classes=3)
+>>> explain = network.frozen(network.initial_params(seed=99))
+>>> x = jax.numpy.full((8, 8, 1), 0.5)
+>>> x_adv = irob.pgd(lambda z: irob.margin_loss(explain(z).logits, 0), irob.LInf(0.1), x, step_sizes=irob.constant_steps(0.02, 10))
+>>> bool(jax.numpy.max(jax.numpy.abs(x_adv - x)) <= 0.1 + 1e-6)
+True
 """
 
-from irob import authors
-from irob.arrays import Explain, Explanation, Objective
-from irob.attacks.balls import BALLS, L1, L2, Ball, ClippedLInf, LInf
-from irob.attacks.interpretability import Sneaked, aai, isa, largest_weight, smallest_discrepancy
-from irob.attacks.minimal import Bisection, Minimal, bisect, smallest_eps
-from irob.attacks.pgd import AttackResult, best_of_pgd, constant_steps, decaying_steps, last_of_pgd, pgd
-from irob.attacks.unforeseen import UNFORESEEN, Unforeseen, Variation
-from irob.defenses import (
-    DEFENSES,
-    Defense,
-    adversarial_loss,
-    clean_loss,
-    from_terms,
-    interpretation_change,
-    one_class_interpretation_change,
-    prediction_change,
-    scaled,
-    total,
-)
-from irob.discrepancy import (
-    NORMS,
-    Bound,
-    all_class,
-    discrepancy,
-    kendall_tau,
-    normalised,
-    one_class,
-    pearson,
-    proposition_1_gap,
-    soft_two_class,
-    top_k_classes,
-    top_k_overlap,
-    top_k_pixels,
-    two_class,
-)
-from irob.explainers import EXPLAINERS, explainer, for_attacks, plain
-from irob.inversion import activation, invert
-from irob.losses import cross_entropy, dlr, kl_divergence, margin
-from irob.maps import (
-    READOUTS,
-    RULES,
-    Integrated,
-    cam,
-    complete,
-    expected_gradients,
-    grad_cam,
-    grad_cam_plus_plus,
-    gradient_x_input,
-    heatmap,
-    integrated_gradients,
-    layer_cam,
-    saliency,
-    smooth_grad,
-)
-from irob.metrics import Proportion, mean_with_error, robust_accuracy, wilson_interval, worst_case
-from irob.networks import NETWORKS, CAMNetwork, Conv, MaxPool, PoolCNN, SmallCNN, WResNet, create
+from irob import attacks, convolutions, defenses, discrepancies, losses, maps, metrics, models, paper, types
+from irob.attacks import L1, L2, LInf, best_of_pgd, constant_steps, decaying_steps, pgd, sneaking_attack
+from irob.defenses import DEFENSES, from_terms
+from irob.discrepancies import discrepancy, kendall_tau, proposition_1_sides, two_class
+from irob.losses import cross_entropy, margin_loss
+from irob.maps import explainer, integrated_gradients
+from irob.metrics import robust_accuracy
+from irob.models import create
+from irob.types import Explanation
 
-__version__ = "0.5.0"
+__version__ = "0.6.0"
 __all__ = [
-    "BALLS",
     "DEFENSES",
-    "EXPLAINERS",
     "L1",
     "L2",
-    "NETWORKS",
-    "NORMS",
-    "READOUTS",
-    "RULES",
-    "UNFORESEEN",
-    "AttackResult",
-    "Ball",
-    "Bisection",
-    "Bound",
-    "CAMNetwork",
-    "ClippedLInf",
-    "Conv",
-    "Defense",
-    "Explain",
     "Explanation",
-    "Integrated",
     "LInf",
-    "MaxPool",
-    "Minimal",
-    "Objective",
-    "PoolCNN",
-    "Proportion",
-    "SmallCNN",
-    "Sneaked",
-    "Unforeseen",
-    "Variation",
-    "WResNet",
-    "aai",
-    "activation",
-    "adversarial_loss",
-    "all_class",
-    "authors",
+    "attacks",
     "best_of_pgd",
-    "bisect",
-    "cam",
-    "clean_loss",
-    "complete",
     "constant_steps",
+    "convolutions",
     "create",
     "cross_entropy",
     "decaying_steps",
+    "defenses",
+    "discrepancies",
     "discrepancy",
-    "dlr",
-    "expected_gradients",
     "explainer",
-    "for_attacks",
     "from_terms",
-    "grad_cam",
-    "grad_cam_plus_plus",
-    "gradient_x_input",
-    "heatmap",
     "integrated_gradients",
-    "interpretation_change",
-    "invert",
-    "isa",
     "kendall_tau",
-    "kl_divergence",
-    "largest_weight",
-    "last_of_pgd",
-    "layer_cam",
-    "margin",
-    "mean_with_error",
-    "normalised",
-    "one_class",
-    "one_class_interpretation_change",
-    "pearson",
+    "losses",
+    "maps",
+    "margin_loss",
+    "metrics",
+    "models",
+    "paper",
     "pgd",
-    "plain",
-    "prediction_change",
-    "proposition_1_gap",
+    "proposition_1_sides",
     "robust_accuracy",
-    "saliency",
-    "scaled",
-    "smallest_discrepancy",
-    "smallest_eps",
-    "smooth_grad",
-    "soft_two_class",
-    "top_k_classes",
-    "top_k_overlap",
-    "top_k_pixels",
-    "total",
+    "sneaking_attack",
     "two_class",
-    "wilson_interval",
-    "worst_case",
+    "types",
 ]

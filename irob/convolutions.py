@@ -1,8 +1,9 @@
-"""Forms of one convolution, chosen for where it is to run: `prepare`. Nothing else in the project chooses.
+"""Fast forms of one convolution. `specialize` chooses the form for the device; nothing else in the project does.
 
-On accelerators it is XLA's own. XLA on CPU is fast at matrix products and at ordinary convolutions (images `NHWC`, kernel `HWIO`, more than
-`NARROW` channels), and brings others to that form outside of loops only: inside `lax.scan` gradients as autodiff writes them run ten times slower.
-So on CPU a convolution is a matrix product where the shape allows a good one, and else an ordinary convolution with ordinary gradients.
+On accelerators it is XLA's own convolution. XLA on CPU is fast at matrix products and at standard convolutions (images `NHWC`, kernel `HWIO`, at
+least `MIN_FAST_CHANNELS` channels). It rewrites other convolutions to that form outside of loops only: inside `lax.scan` the gradients that
+autodiff writes run ten times slower. So on CPU a convolution is a matrix product where the shape allows a good one, and otherwise a standard
+convolution whose gradients are standard convolutions, too.
 """
 
 import functools
@@ -14,37 +15,40 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PyTree
 
-from irob.arrays import Array
+from irob.types import Array
 
 Kernel = Float[Array, "kh kw I O"]
-ROWS = 2  # of the output, in a band of a dense matrix
-NARROW = 16  # channels, up to which XLA's CPU backend has no fast convolution
-WIDER = 4  # times as many products, up to which a fast convolution is faster than a narrow one
-DENSE = 1.5  # products of the dense matrix over those of the convolution, up to which it pays
+ROWS_PER_BAND = 2  # output rows computed by one dense matrix
+MIN_FAST_CHANNELS = 17  # below, XLA's CPU backend has no fast convolution
+MAX_EXTRA_FLOPS = 4  # multiply-adds of a fast convolution over those of the slow one, up to which it is faster
+MAX_DENSE_FLOPS = 1.5  # multiply-adds of the dense matrix over those of the convolution, up to which it is faster
 Convolution = Callable[[Float[Array, "H W I"]], Float[Array, "h w O"]]
 
 
-def prepare(kernel: Kernel, bias: Float[Array, " O"], stride: int, input_size: tuple[int, int]) -> Convolution:
-    """`x -> conv(x, kernel) + bias`, padding SAME; what depends on the kernel alone is computed now.
+def specialize(kernel: Kernel, bias: Float[Array, " O"], stride: int, input_size: tuple[int, int]) -> Convolution:
+    """`x -> conv(x, kernel) + bias` with SAME padding, in the fastest form for this device. What depends on the kernel alone is computed now.
 
     Args:
       kernel: `[kh, kw, I, O]`.
       bias: `[O]`.
       stride: the same along both axes.
-      input_size: (H, W) of the inputs to come.
+      input_size: (H, W) of the inputs.
+
+    Returns:
+      A function `[H, W, I] -> [h, w, O]`, differentiable to any order in x, kernel and bias.
     """
     if not on_cpu():
-        return lambda x: plain(x, kernel, stride) + bias
-    if max(kernel.shape[2:]) <= NARROW and _divides(stride, input_size, kernel):
-        return lambda x: strided_as_matmul(x, kernel, stride) + bias
-    if stride == 1 and input_size[0] * input_size[1] <= DENSE * kernel.shape[0] * kernel.shape[1]:
-        bands = as_bands(kernel, input_size)
-        return lambda x: in_bands(x, bands).reshape(*input_size, -1) + bias
-    return lambda x: ordinary(x, kernel, stride) + bias
+        return lambda x: conv(x, kernel, stride) + bias
+    if max(kernel.shape[2:]) < MIN_FAST_CHANNELS and _divides(stride, input_size, kernel):
+        return lambda x: strided_conv_as_matmul(x, kernel, stride) + bias
+    if stride == 1 and input_size[0] * input_size[1] <= MAX_DENSE_FLOPS * kernel.shape[0] * kernel.shape[1]:
+        bands = dense_bands(kernel, input_size)
+        return lambda x: conv_by_bands(x, bands).reshape(*input_size, -1) + bias
+    return lambda x: conv_with_explicit_gradients(x, kernel, stride) + bias
 
 
-def plain(x: Float[Array, "H W I"], kernel: Kernel, stride: int) -> Float[Array, "h w O"]:
-    """The convolution as XLA has it, padding SAME."""
+def conv(x: Float[Array, "H W I"], kernel: Kernel, stride: int) -> Float[Array, "h w O"]:
+    """XLA's own convolution, padding SAME."""
     return _conv(x[None], kernel, (stride, stride), _padding(x, kernel, stride))[0]
 
 
@@ -54,16 +58,16 @@ def same_padding(size: int, width: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-def strided_as_matmul(x: Float[Array, "H W I"], kernel: Kernel, stride: int) -> Float[Array, "h w O"]:
-    """A convolution whose stride s divides kernel and image: blocks of s x s pixels become channels (space to depth), the kernel shrinks to
-    k/s with stride 1, and its shifted copies side by side make one matrix product.
+def strided_conv_as_matmul(x: Float[Array, "H W I"], kernel: Kernel, stride: int) -> Float[Array, "h w O"]:
+    """A convolution whose stride s divides kernel and image, as one matrix product: blocks of s x s pixels become channels (space to depth), the
+    kernel shrinks to k/s with stride 1, and shifted copies of the image lie side by side.
     """
     (kh, kw, channels, outputs), s = kernel.shape, stride
     padding = [same_padding(n, k, s) for n, k in zip(x.shape[:2], (kh, kw), strict=True)]
     padded = jnp.pad(x, (*padding, (0, 0)))
     rows, columns = padded.shape[0] // s, padded.shape[1] // s
     blocks = padded.reshape(rows, s, columns, s, channels).transpose(0, 2, 1, 3, 4).reshape(rows, columns, s * s * channels)
-    # Outputs first: so the product's gradient in them comes out of a fast product.
+    # Outputs first, so that the gradient with respect to the weights is a fast matrix product.
     weights = kernel.reshape(kh // s, s, kw // s, s, channels, outputs).transpose(5, 0, 2, 1, 3, 4).reshape(outputs, -1)
     h, w = rows - kh // s + 1, columns - kw // s + 1
     shifted = [blocks[i : i + h, j : j + w] for i in range(kh // s) for j in range(kw // s)]
@@ -71,42 +75,42 @@ def strided_as_matmul(x: Float[Array, "H W I"], kernel: Kernel, stride: int) -> 
 
 
 class Band(NamedTuple):
-    """The rows `first` to `last` - 1 of the input, and the matrix by which they give some rows of the output."""
+    """Some rows of the output: the input rows `first` to `last` - 1 times a matrix."""
 
     first: int
     last: int
     matrix: Float[Array, "rWI shO"]
 
 
-def as_bands(kernel: Kernel, input_size: tuple[int, int]) -> list[Band]:
-    """The matrix of the convolution with stride 1 (row = input pixel and channel, column = output pixel and channel), `ROWS` rows of the output
-    at a time, without the input rows that these do not meet.
+def dense_bands(kernel: Kernel, input_size: tuple[int, int]) -> list[Band]:
+    """The matrix of the convolution with stride 1 (row = input pixel and channel, column = output pixel and channel), `ROWS_PER_BAND` output
+    rows at a time, without the input rows that these do not depend on.
 
-    For a kernel about as large as the map it has hardly more products than the convolution itself, at the speed of a matrix product.
+    For a kernel about as large as the map it has hardly more multiply-adds than the convolution, at the speed of a matrix product.
     """
     (height, width), (kh, kw, channels, outputs) = input_size, kernel.shape
     above, _ = same_padding(height, kh, 1)
     left, _ = same_padding(width, kw, 1)
-    # Input i meets output o by tap i - o + padding: to each output its window of the taps, zeros around them.
-    taps = jnp.pad(kernel, ((ROWS - 1, ROWS - 1), (width - 1, width - 1), (0, 0), (0, 0)))
+    # Input i reaches output o through tap i - o + padding: each output gets its window of the taps, with zeros around.
+    taps = jnp.pad(kernel, ((ROWS_PER_BAND - 1, ROWS_PER_BAND - 1), (width - 1, width - 1), (0, 0), (0, 0)))
     taps = jnp.stack([taps[:, width - 1 + left - o :][:, :width] for o in range(width)], axis=3)  # [taps, W, I, w, O]
     bands = []
-    for o in range(0, height, ROWS):
-        end = min(o + ROWS, height)
+    for o in range(0, height, ROWS_PER_BAND):
+        end = min(o + ROWS_PER_BAND, height)
         first, last = max(o - above, 0), min(end - 1 - above + kh, height)
-        begins = [ROWS - 1 + above - row for row in range(o, end)]
+        begins = [ROWS_PER_BAND - 1 + above - row for row in range(o, end)]
         matrix = jnp.stack([taps[begin + first : begin + last] for begin in begins], axis=3)
         bands.append(Band(first, last, matrix.reshape((last - first) * width * channels, (end - o) * width * outputs)))
     return bands
 
 
-def in_bands(x: Float[Array, "H W I"], bands: Sequence[Band]) -> Float[Array, " HWO"]:
-    """The convolution by `as_bands`."""
+def conv_by_bands(x: Float[Array, "H W I"], bands: Sequence[Band]) -> Float[Array, " HWO"]:
+    """The convolution as matrix products with `dense_bands`."""
     return jnp.concatenate([x[band.first : band.last].reshape(-1) @ band.matrix for band in bands])
 
 
 def _taps(size: int, width: int, stride: int) -> Float[Array, "in out tap"]:
-    """1 where kernel tap u joins input i to output o along an axis, u = i - stride o + padding before; else 0."""
+    """1 where kernel tap u connects input i to output o along an axis, u = i - stride o + padding before; else 0."""
     before, _ = same_padding(size, width, stride)
     i, o, u = np.ogrid[:size, : -(-size // stride), :width]
     return (u == i - stride * o + before).astype(np.float32)
@@ -121,17 +125,17 @@ def mean_over_positions(kernel: Kernel, stride: int, input_size: tuple[int, int]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def ordinary(x: Float[Array, "H W I"], kernel: Kernel, stride: int) -> Float[Array, "h w O"]:
-    """`plain`, with all its derivatives, in ordinary convolutions.
+def conv_with_explicit_gradients(x: Float[Array, "H W I"], kernel: Kernel, stride: int) -> Float[Array, "h w O"]:
+    """`conv`, whose derivatives of every order are standard convolutions.
 
-    Its derivative is stated as the transposed of the two gradients, so that these come out as they are written here.
+    Its derivative is stated as the transpose of the two gradients, so that JAX, transposing it again, arrives at the gradients as written here.
     """
-    return in_columns(x, kernel, _padding(x, kernel, stride)) if stride == 1 else plain(x, kernel, stride)
+    return conv_several_columns(x, kernel, _padding(x, kernel, stride)) if stride == 1 else conv(x, kernel, stride)
 
 
 def _derivative(stride: int, primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
     x, kernel = primals
-    out = ordinary(x, kernel, stride)
+    out = conv_with_explicit_gradients(x, kernel, stride)
     change = jnp.zeros_like(out)
     for gradient, tangent in zip((_input_gradient, _kernel_gradient), tangents, strict=True):
         if type(tangent) is not jax.custom_derivatives.SymbolicZero:
@@ -139,26 +143,26 @@ def _derivative(stride: int, primals: tuple[Array, Array], tangents: tuple[Any, 
     return out, change
 
 
-ordinary.defjvp(_derivative, symbolic_zeros=True)
+conv_with_explicit_gradients.defjvp(_derivative, symbolic_zeros=True)
 
 
 def _input_gradient(x: Array, kernel: Kernel, stride: int, cotangent: Array) -> Array:
-    """A convolution of the cotangent, its pixels `stride` apart, with the flipped kernel, or where the shape allows it a matrix product."""
+    """A convolution of the cotangent, its pixels `stride` apart, with the flipped kernel; a matrix product where the shape allows it."""
     if _divides(stride, x.shape[:2], kernel):
-        return jax.linear_transpose(lambda x: strided_as_matmul(x, kernel, stride), x)(cotangent)[0]
+        return jax.linear_transpose(lambda x: strided_conv_as_matmul(x, kernel, stride), x)(cotangent)[0]
     padding = []
     for size, width, (before, _) in zip(x.shape[:2], kernel.shape[:2], _padding(x, kernel, stride), strict=True):
         dilated = (-(-size // stride) - 1) * stride + 1
         padding.append((width - 1 - before, size - dilated + before))
-    # The barrier keeps the flipped kernel an array of its own: folded back into dimension numbers, a slow form returns.
+    # The barrier keeps the flipped kernel an array of its own. Without it XLA folds the flip into dimension numbers, which is the slow form.
     flipped = jax.lax.optimization_barrier(jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
     if stride == 1:
-        return in_columns(cotangent, flipped, padding)
+        return conv_several_columns(cotangent, flipped, padding)
     return _conv(cotangent[None], flipped, (1, 1), padding, dilation=(stride, stride))[0]
 
 
 def _kernel_gradient(x: Array, kernel: Kernel, stride: int, cotangent: Array) -> Array:
-    """A convolution of the channels of x, as so many images, with the cotangent as kernel; `vmap` makes examples the channels that it sums over."""
+    """A convolution with the channels of x as images and the cotangent as kernel; under `vmap` examples become the channels that it sums over."""
     padding = []
     for size, width, (before, _) in zip(x.shape[:2], kernel.shape[:2], _padding(x, kernel, stride), strict=True):
         padding.append((before, (-(-size // stride) - 1) * stride + width - size - before))
@@ -166,15 +170,16 @@ def _kernel_gradient(x: Array, kernel: Kernel, stride: int, cotangent: Array) ->
     return jnp.transpose(_conv(channels, cotangent[:, :, None], (1, 1), padding, kernel_dilation=(stride, stride)), (1, 2, 0, 3))
 
 
-def in_columns(x: Float[Array, "H W I"], kernel: Kernel, padding: Sequence[tuple[int, int]]) -> Float[Array, "h w O"]:
-    """The convolution with stride 1 that gives several columns at once where they would be narrow: by a kernel wider by as many columns less one,
-    moved by as many, each output of which is a column and channel of the result. More products than the convolution, up to `WIDER` times as many,
-    but fast ones. padding: (before, after) along height and width.
+def conv_several_columns(x: Float[Array, "H W I"], kernel: Kernel, padding: Sequence[tuple[int, int]]) -> Float[Array, "h w O"]:
+    """A convolution with stride 1 and few channels that computes b columns at once: a kernel b - 1 columns wider moves by b columns, and each of
+    its outputs is one column and channel of the result. It takes up to `MAX_EXTRA_FLOPS` times the multiply-adds, but in a fast convolution.
+
+    padding: (before, after) along height and width.
     """
     kh, kw, channels, outputs = kernel.shape
     width = x.shape[1] + sum(padding[1]) - kw + 1
-    at_most = min(width, (WIDER - 1) * kw + 1)
-    enough = (b for b in range(1, at_most + 1) if width % b == 0 and (b * outputs > NARROW or channels > NARROW))
+    at_most = min(width, (MAX_EXTRA_FLOPS - 1) * kw + 1)
+    enough = (b for b in range(1, at_most + 1) if width % b == 0 and max(b * outputs, channels) >= MIN_FAST_CHANNELS)
     b = next(enough, 1)
     shifted = [jnp.pad(kernel, ((0, 0), (i, b - 1 - i), (0, 0), (0, 0))) for i in range(b)]
     columns = jnp.stack(shifted, axis=3).reshape(kh, kw + b - 1, channels, b * outputs)
@@ -204,17 +209,13 @@ def _conv(
 
 @jax.custom_jvp
 def constant(tree: PyTree) -> PyTree:
-    """The identity, for values that must not be differentiated.
-
-    Raises:
-      ValueError: when differentiated.
-    """
+    """The identity, for values that must not be differentiated: it raises a ValueError when it is. (`stop_gradient` would give zeros silently.)"""
     return tree
 
 
 @constant.defjvp
 def _refuse(primals: Any, tangents: Any) -> Any:
-    raise ValueError("the attack form of a network gives gradients with respect to its input only: use explain(params, x) instead")
+    raise ValueError("the frozen form of a network has gradients with respect to its input only: use explain(params, x) instead")
 
 
 def on_cpu() -> bool:

@@ -1,7 +1,7 @@
 """Training methods as data: what the attack ascends, and what training descends.
 
-`DEFENSES[name](...)` gives a `Defense(inner, outer)`. Every method here is made of terms, scalar functions of the explanations of x and of x' and
-of the label (t = label, f = logits, M = raw class activation maps, CE = cross-entropy, lambda = weight):
+`DEFENSES[name](...)` returns a `Defense(inner, outer)`. Each method is made of terms, scalar functions of the explanations of x and of x' and of the
+label (t = label, f = logits, M = raw class activation maps, CE = cross-entropy, lambda = weight):
 
     R   = ||M_t(x') - M_t(x)||_1 + sum_{i != t} w_i ||M_i(x') - M_i(x)||_1,   w = softmax of f(x') over the classes other than t
     R_1 = ||M_t(x') - M_t(x)||_1
@@ -18,7 +18,7 @@ of the label (t = label, f = logits, M = raw class activation maps, CE = cross-e
     mart           CE(x')                CE(x') + U(x') + beta (1 - p_t(x)) KL,    U = -log(1 - max_{i != t} p_i)
     alp            CE(x')                (CE(x) + CE(x')) / 2 + lambda ||f(x) - f(x')||_2^2
 
-and of terms that differentiate on the way from x to x', z_k = x + k/n (x' - x), k = 1..n:
+and of terms with gradients on the path from x to x', z_k = x + k/n (x' - x), k = 1..n:
 
     G   = || (x' - x) * mean_k d CE(z_k) / d z ||_1                    the integrated gradients of the loss
     R_G = ||a_t||_1 + sum_{i != t} w_i ||a_i||_1,    a_c = (x' - x) * mean_k d f_c(z_k) / d z
@@ -30,11 +30,13 @@ and of terms that differentiate on the way from x to x', z_k = x + k/n (x' - x),
     gradient_norm  (no attack)           CE(x) + lambda ||d CE(x) / dx||_2^2
     saliency_norm  (no attack)           CE(x) + lambda ||d f_t(x) / dx||_2^2
 
-Boopathy et al. 2020 (https://arxiv.org/abs/2006.14748), in the form that the authors trained: raw sums over positions, no factor 1/2,
-gradient through the softmax weights, lambda = 0.01. On the paper's scale (complete maps, halved terms) that weight is 0.02 h w.
-G is that of Chen et al. 2019 (https://arxiv.org/abs/1905.09957), by image and with lambda = 1. The code of Boopathy et al. differentiates the mean
-loss of a batch of N, so their networks have lambda = 1 / N; and what they call Int-IG is not class-wise there, but on grey images ig_norm
+Boopathy et al. 2020 (https://arxiv.org/abs/2006.14748), in the form that the authors trained: raw sums over positions, no factor 1/2, gradient
+through the softmax weights, lambda = 0.01. On the paper's scale (maps on the logit scale, halved terms) that weight is 0.02 h w.
+G is that of Chen et al. 2019 (https://arxiv.org/abs/1905.09957), per image and with lambda = 1. The code of Boopathy et al. differentiates the mean
+loss of a batch of N, so their networks have lambda = 1 / N; and what they call Int-IG is not class-wise there, but on images of one channel ig_norm
 (ig_sum_norm) with lambda = 0.02 / N.
+
+The parameters of a row are the options of its method; keyword-only ones change how it is computed, not the result.
 """
 
 from collections.abc import Callable
@@ -43,12 +45,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from irob.arrays import Array, Explain, Explanation, Image, Label, Objective, Scalar
-from irob.convolutions import on_cpu
-from irob.discrepancy import discrepancy, l1_norm, one_class, soft_two_class
+from irob.discrepancies import discrepancy, l1_norm, one_class, soft_two_class
 from irob.losses import cross_entropy, is_class, kl_divergence, pick
+from irob.types import Array, Explain, Explanation, Image, Label, Objective, Scalar
 
 Term = Callable[[Explanation, Explanation, Label], Scalar]
+PathTerm = Callable[[Explain, Image, Image, Label], Scalar]
 
 
 class Defense(NamedTuple):
@@ -56,15 +58,40 @@ class Defense(NamedTuple):
 
     inner: `inner(explain, x, label)` returns the objective `x_adv -> scalar` that the attack ascends; what depends on x alone is computed there,
       once, outside of the loop. None: no attack, x_adv = x.
-    outer: `outer(explain, x, x_adv, label)`, the loss that training descends, differentiable in whatever `explain` closes over.
+    outer: `outer(explain, x, x_adv, label)`, the loss that training descends, differentiable in everything that `explain` closes over.
+    compares_maps: whether it compares the maps of x and x', so that it can compare other maps than CAM.
+    gradients: how many times the activations of x and x' are stored at once for the backward pass: 1 without input gradients, else the number of
+      gradients at a time.
+    per_class: whether it is that number for each class.
     """
 
     inner: Callable[[Explain, Image, Label], Objective] | None
     outer: Callable[[Explain, Image, Image, Label], Scalar]
+    compares_maps: bool = False
+    gradients: int = 1
+    per_class: bool = False
 
 
-def from_terms(ascend: Term | None, descend: Term) -> Defense:
-    """A defense from two functions of (explanation of x, explanation of x', label); what training descends should look at both images."""
+# --- methods made of terms ------------------------------------------------------------------------------------------------------------------
+
+
+def from_terms(ascend: Term | None, descend: Term, compares_maps: bool = False) -> Defense:
+    """A defense from two terms, functions `(explanation of x, explanation of x', label) -> scalar`.
+
+    Args:
+      ascend: what the attack ascends; None for no attack.
+      descend: what training descends. It should depend on both images, because both are explained.
+      compares_maps: whether a term compares the maps of the two.
+
+    Returns:
+      A row for `DEFENSES`.
+
+    >>> change = scaled(0.02, interpretation_change)
+    >>> mine = from_terms(ascend=change, descend=total(clean_loss, change), compares_maps=True)
+    >>> explain = lambda x: Explanation(x, jnp.mean(x, axis=(0, 1)))
+    >>> round(float(mine.outer(explain, jnp.zeros((1, 1, 2)), jnp.ones((1, 1, 2)), 0)), 4)
+    0.7331
+    """
 
     def inner(explain: Explain, x: Image, label: Label) -> Objective:
         assert ascend is not None
@@ -72,26 +99,26 @@ def from_terms(ascend: Term | None, descend: Term) -> Defense:
         return lambda x_adv: ascend(clean, explain(x_adv), label)
 
     def outer(explain: Explain, x: Image, x_adv: Image, label: Label) -> Scalar:
-        # Both at once: gradients in parameters take fewer and larger products.
+        # Both at once: the gradients with respect to parameters become fewer and larger matrix products.
         both = jax.vmap(explain)(jnp.stack([x, x_adv]))
         clean, adversarial = (jax.tree.map(lambda leaf: leaf[i], both) for i in range(2))  # noqa: B023
         return descend(clean, adversarial, label)
 
-    return Defense(None if ascend is None else inner, outer)
+    return Defense(None if ascend is None else inner, outer, compares_maps)
 
 
 def clean_loss(clean: Explanation, adversarial: Explanation, label: Label) -> Scalar:
-    """CE(x)."""
+    """CE(x), the loss on the clean image."""
     return cross_entropy(clean.logits, label)
 
 
 def adversarial_loss(clean: Explanation, adversarial: Explanation, label: Label) -> Scalar:
-    """CE(x')."""
+    """CE(x'), the loss on the attacked image."""
     return cross_entropy(adversarial.logits, label)
 
 
 def prediction_change(clean: Explanation, adversarial: Explanation, label: Label) -> Scalar:
-    """KL(p(x) || p(x')) (TRADES)."""
+    """KL(p(x) || p(x')), the change of the prediction (TRADES)."""
     return kl_divergence(clean.logits, adversarial.logits)
 
 
@@ -124,17 +151,17 @@ def misclassification_aware_change(clean: Explanation, adversarial: Explanation,
 
 
 def scaled(weight: float, term: Callable[..., Scalar]) -> Callable[..., Scalar]:
-    """`weight * term`."""
+    """`weight * term`, as a term."""
     return lambda *arguments: weight * term(*arguments)
 
 
 def total(*terms: Callable[..., Scalar]) -> Callable[..., Scalar]:
-    """The sum of terms."""
+    """The sum of some terms, as a term."""
     return lambda *arguments: sum((term(*arguments) for term in terms), start=0.0)
 
 
 def normal() -> Defense:
-    """Cross-entropy on clean images."""
+    """Training on clean images alone."""
     return Defense(None, lambda explain, x, x_adv, label: cross_entropy(explain(x).logits, label))
 
 
@@ -151,31 +178,31 @@ def trades(beta: float = 1.0) -> Defense:
 
 
 def int_(weight: float = 0.01) -> Defense:
-    """Robust interpretation, and that alone."""
+    """Int: robust interpretation, without an adversarial loss."""
     change = scaled(weight, interpretation_change)
-    return from_terms(change, total(clean_loss, change))
+    return from_terms(change, total(clean_loss, change), compares_maps=True)
 
 
 def int_one_class(weight: float = 0.01) -> Defense:
-    """Robust interpretation of the true class, which bounds nothing."""
+    """Int with the one-class discrepancy, without a bound like Proposition 1."""
     change = scaled(weight, one_class_interpretation_change)
-    return from_terms(change, total(clean_loss, change))
+    return from_terms(change, total(clean_loss, change), compares_maps=True)
 
 
 def int_adv(weight: float = 0.01) -> Defense:
-    """Robust interpretation and adversarial training, one attack on their sum."""
+    """Int-Adv: robust interpretation and adversarial training, with one attack on their sum."""
     both = total(adversarial_loss, scaled(weight, interpretation_change))
-    return from_terms(both, both)
+    return from_terms(both, both, compares_maps=True)
 
 
 def int2(weight: float = 0.01) -> Defense:
-    """Robust interpretation against an attack on the prediction."""
-    return from_terms(adversarial_loss, total(clean_loss, scaled(weight, interpretation_change)))
+    """Int2: robust interpretation under an attack on the prediction."""
+    return from_terms(adversarial_loss, total(clean_loss, scaled(weight, interpretation_change)), compares_maps=True)
 
 
 def int2_adv(weight: float = 0.01) -> Defense:
-    """Robust interpretation and adversarial training against an attack on the prediction."""
-    return from_terms(adversarial_loss, total(adversarial_loss, scaled(weight, interpretation_change)))
+    """Int2-Adv: robust interpretation and adversarial training under an attack on the prediction."""
+    return from_terms(adversarial_loss, total(adversarial_loss, scaled(weight, interpretation_change)), compares_maps=True)
 
 
 def mart(beta: float = 5.0) -> Defense:
@@ -188,20 +215,21 @@ def alp(weight: float = 0.5) -> Defense:
     return from_terms(adversarial_loss, total(scaled(0.5, clean_loss), scaled(0.5, adversarial_loss), scaled(weight, logit_pairing)))
 
 
-PathTerm = Callable[[Explain, Image, Image, Label], Scalar]
+# --- methods with gradients on a path -------------------------------------------------------------------------------------------------------
 
 
-def points_at_once() -> int:
-    """Points of a path that are computed together: five, but on CPU, where one at a time takes less time, one."""
-    return 1 if on_cpu() else 5
-
-
-def path_attributions(function: Callable[[Image], Any], x: Image, x_adv: Image, points: int) -> Array:
+def path_attributions(function: Callable[[Image], Any], x: Image, x_adv: Image, points: int, chunk: int = 1) -> Array:
     """`(x' - x) * mean_k d function(z_k) / d z` with `z_k = x + k/n (x' - x)`, k = 1..n: `[..., H, W, c]` for a function to `[...]`.
 
-    `points_at_once()`, and if there are more their gradients are computed again when differentiated: memory does not grow with the others.
+    chunk: points computed at a time; it need not divide `points`. If there are more, their gradients are recomputed when they are differentiated:
+      memory does not grow with the number of points.
+
+    Raises:
+      ValueError: without a point, or with an empty chunk.
     """
-    groups = -(-points // points_at_once())
+    if points < 1 or chunk < 1:
+        raise ValueError(f"points and chunk must be positive, got points {points} and chunk {chunk}")
+    groups = -(-points // chunk)
     k = jnp.arange(1, groups * -(-points // groups) + 1, dtype=x.dtype).reshape(groups, -1)
 
     def summed(k: Array) -> Array:
@@ -216,20 +244,20 @@ def path_attributions(function: Callable[[Image], Any], x: Image, x_adv: Image, 
     return (x_adv - x) * total / points
 
 
-def loss_attribution(points: int) -> PathTerm:
+def loss_attribution(points: int, chunk: int) -> PathTerm:
     """G, with n = points."""
 
     def term(explain: Explain, x: Image, x_adv: Image, label: Label) -> Scalar:
-        return jnp.sum(l1_norm(path_attributions(lambda z: cross_entropy(explain(z).logits, label), x, x_adv, points)))
+        return jnp.sum(l1_norm(path_attributions(lambda z: cross_entropy(explain(z).logits, label), x, x_adv, points, chunk)))
 
     return term
 
 
-def class_attribution_change(points: int) -> PathTerm:
+def class_attribution_change(points: int, chunk: int) -> PathTerm:
     """R_G, with n = points. It takes a gradient for each class."""
 
     def term(explain: Explain, x: Image, x_adv: Image, label: Label) -> Scalar:
-        by_class = jax.vmap(l1_norm)(path_attributions(lambda z: explain(z).logits, x, x_adv, points))
+        by_class = jax.vmap(l1_norm)(path_attributions(lambda z: explain(z).logits, x, x_adv, points, chunk))
         return jnp.sum(soft_two_class(explain(x_adv).logits, label) * jnp.sum(by_class, axis=-1))
 
     return term
@@ -240,37 +268,38 @@ def at_both_ends(term: Term) -> PathTerm:
     return lambda explain, x, x_adv, label: term(explain(x), explain(x_adv), label)
 
 
-def from_path_terms(ascend: PathTerm, descend: PathTerm) -> Defense:
-    """A defense from two functions of (explain, x, x', label)."""
-    return Defense(lambda explain, x, label: lambda x_adv: ascend(explain, x, x_adv, label), descend)
+def from_path_terms(ascend: PathTerm, descend: PathTerm, gradients: int = 1, per_class: bool = False) -> Defense:
+    """A defense from two terms `(explain, x, x', label) -> scalar`, which may differentiate the network. gradients, per_class: of `Defense`."""
+    inner = lambda explain, x, label: lambda x_adv: ascend(explain, x, x_adv, label)  # noqa: E731
+    return Defense(inner, descend, gradients=gradients, per_class=per_class)
 
 
-def ig_norm(weight: float = 1.0, points: int = 5) -> Defense:
-    """IG-NORM (Chen et al. 2019, https://arxiv.org/abs/1905.09957, with the 5 points of the interpretability paper)."""
-    change = scaled(weight, loss_attribution(points))
-    return from_path_terms(change, total(at_both_ends(clean_loss), change))
+def ig_norm(weight: float = 1.0, points: int = 5, *, chunk: int = 1) -> Defense:
+    """IG-NORM (Chen et al. 2019, https://arxiv.org/abs/1905.09957, with the 5 points of the interpretability paper). chunk: points at a time."""
+    change = scaled(weight, loss_attribution(points, chunk))
+    return from_path_terms(change, total(at_both_ends(clean_loss), change), min(points, chunk))
 
 
-def ig_sum_norm(weight: float = 1.0, points: int = 5) -> Defense:
+def ig_sum_norm(weight: float = 1.0, points: int = 5, *, chunk: int = 1) -> Defense:
     """IG-SUM-NORM (Chen et al. 2019, https://arxiv.org/abs/1905.09957)."""
-    both = total(at_both_ends(adversarial_loss), scaled(weight, loss_attribution(points)))
-    return from_path_terms(both, both)
+    both = total(at_both_ends(adversarial_loss), scaled(weight, loss_attribution(points, chunk)))
+    return from_path_terms(both, both, min(points, chunk))
 
 
-def int_ig(weight: float = 0.01, points: int = 5) -> Defense:
-    """Robust interpretation by integrated gradients, class by class, as the interpretability paper means it."""
-    change = scaled(weight, class_attribution_change(points))
-    return from_path_terms(change, total(at_both_ends(clean_loss), change))
+def int_ig(weight: float = 0.01, points: int = 5, *, chunk: int = 1) -> Defense:
+    """Int on integrated gradients, class by class, as the interpretability paper defines it."""
+    change = scaled(weight, class_attribution_change(points, chunk))
+    return from_path_terms(change, total(at_both_ends(clean_loss), change), min(points, chunk), per_class=True)
 
 
-def int_ig_adv(weight: float = 0.01, points: int = 5) -> Defense:
-    """The same and adversarial training, one attack on their sum."""
-    both = total(at_both_ends(adversarial_loss), scaled(weight, class_attribution_change(points)))
-    return from_path_terms(both, both)
+def int_ig_adv(weight: float = 0.01, points: int = 5, *, chunk: int = 1) -> Defense:
+    """Int-Adv on integrated gradients, with one attack on the sum."""
+    both = total(at_both_ends(adversarial_loss), scaled(weight, class_attribution_change(points, chunk)))
+    return from_path_terms(both, both, min(points, chunk), per_class=True)
 
 
 def gradient_norm(weight: float = 1.0) -> Defense:
-    """Input-gradient regularisation (Ross & Doshi-Velez 2018, https://arxiv.org/abs/1711.09404)."""
+    """Input-gradient regularization (Ross & Doshi-Velez 2018, https://arxiv.org/abs/1711.09404)."""
 
     def outer(explain: Explain, x: Image, x_adv: Image, label: Label) -> Scalar:
         loss, gradient = jax.value_and_grad(lambda z: cross_entropy(explain(z).logits, label))(x)
@@ -280,8 +309,8 @@ def gradient_norm(weight: float = 1.0) -> Defense:
 
 
 def saliency_norm(weight: float = 1.0) -> Defense:
-    """A small saliency map of the true class: the magnitude part of interpretation regularisation (Noack et al. 2019,
-    https://arxiv.org/abs/1912.03430), which also turns the map towards a given one.
+    """A small saliency map of the true class: the magnitude term of interpretation regularization (Noack et al. 2019,
+    https://arxiv.org/abs/1912.03430, who also align the map with a given one).
     """
 
     def outer(explain: Explain, x: Image, x_adv: Image, label: Label) -> Scalar:

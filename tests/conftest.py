@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import subprocess
 import sys
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
@@ -9,6 +10,7 @@ os.environ.pop("JAX_NUM_CPU_DEVICES", None)  # it would win
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import hypothesis
+import jax
 import jaxtyping
 import numpy as np
 import pytest
@@ -18,6 +20,37 @@ hook.__enter__()
 
 hypothesis.settings.register_profile("irob", deadline=None, max_examples=40)
 hypothesis.settings.load_profile("irob")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="the long tests, too")
+
+
+# XLA compiles twice as fast with them, and most of the time of these tests goes into compilation. `--slow` compiles as users do.
+QUICK_XLA = " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+
+
+def xla_knows(flags):
+    """XLA ends a process with a flag that its version does not have."""
+    code = "import jax; jax.devices()"
+    return subprocess.run([sys.executable, "-c", code], env=os.environ | {"XLA_FLAGS": flags}, capture_output=True).returncode == 0
+
+
+def pytest_configure(config):
+    """In this process and its workers, before the first use of a device. The command lines run as users run them."""
+    if config.getoption("--slow"):
+        return
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        os.environ["XLA_FLAGS"] += QUICK_XLA if xla_knows(QUICK_XLA) else ""  # which its workers inherit
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--slow"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="long: --slow"))
+
 
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -29,9 +62,27 @@ def random():
     return np.random.default_rng(0)
 
 
+@pytest.fixture
+def unchecked():
+    """Without the tests' own checks of shapes, which would refuse bad arguments before the functions do."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
 @pytest.fixture(autouse=True)
 def private_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("IROB_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    """One directory for all workers of a run: what one has compiled no other compiles again."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    monkeypatch.setenv("IROB_CACHE", str(shared / "cache"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_programs_go():
+    """With their file: those of all files together take gigabytes."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
@@ -49,20 +100,21 @@ def small():
 def digits():
     from experiments import data
 
-    return data.load("digits", "test").first(24)
+    return data.load_split("digits", "test").first(24)
 
 
 @pytest.fixture(scope="session")
 def trained():
-    """The small network after a few plain gradient steps, so that its predictions are right."""
+    """A model: the small network after a few plain gradient steps, so that its predictions are right."""
     import jax
     import optax
 
     import irob
     from experiments import data
+    from experiments.runtime.models import EvaluatedModel
 
     network = irob.create("small", (28, 28, 1), 10)
-    train = data.load("digits", "train")
+    train = data.load_split("digits", "train")
     x, labels = train.images[:300] / np.float32(255), train.labels[:300]
 
     def loss(params):
@@ -78,7 +130,7 @@ def trained():
 
     for _ in range(40):
         params, state = step(params, state)
-    return network, jax.tree.map(np.asarray, params)
+    return EvaluatedModel("trained", network, jax.tree.map(np.asarray, params), "digits", "linf", (0.0, 0.1), 3, {})
 
 
 @pytest.fixture(scope="session")

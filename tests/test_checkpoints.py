@@ -1,12 +1,12 @@
-import json
 import pathlib
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import pytest
 
-from experiments.checkpoints import SCORE, Checkpoints, checksums
-from experiments.cli import UserError
+from experiments.runtime.checkpoints import SCORE, Checkpoints, checksums
+from experiments.runtime.errors import UserError
 
 
 def state(value=0.0, width=5):
@@ -58,16 +58,59 @@ def test_truncated_arrays(tmp_path):
         checkpoints.restore("latest", state())
 
 
-def test_a_changed_checksum_is_noticed(tmp_path):
-    """One altered byte of an array and an altered checksum look the same from here; the latter is easy to make."""
+def test_an_altered_byte_is_noticed_wherever_it_changes_a_value(tmp_path):
+    """One bit of the files of the arrays, in many places: an error, or the same values as before."""
+    saved = {"params": {"w": np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)}}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, saved, {}, {SCORE: 0.5})
+    messages = []
+    for file in [file for file in array_files(tmp_path, 1) if file.is_file()][-2:]:  # the two largest
+        whole = file.read_bytes()
+        for place in range(0, len(whole), -(-len(whole) // 8)):
+            file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+            with Checkpoints(tmp_path, read_only=True) as checkpoints:
+                try:
+                    assert checksums(checkpoints.restore("latest", saved).state) == checksums(saved)
+                except UserError as error:
+                    messages.append(str(error))
+        file.write_bytes(whole)
+    assert len(messages) >= 4 and all("damaged" in message or "cannot be read" in message for message in messages)
+
+
+def test_arrays_that_restore_with_other_values_are_noticed(tmp_path, monkeypatch):
+    """What orbax does with some altered bytes: it returns other numbers without a word."""
     save(tmp_path, {1: 0.5})
-    (file,) = (f for f in (tmp_path / "checkpoints" / "1" / "metadata").rglob("*") if f.is_file() and "sha256" in f.read_text())
-    metadata = json.loads(file.read_text())
-    name = next(iter(metadata["sha256"]))
-    metadata["sha256"][name] = "0" * 64
-    file.write_text(json.dumps(metadata))
-    with Checkpoints(tmp_path, read_only=True) as checkpoints, pytest.raises(UserError, match="does not match its checksum"):
-        checkpoints.restore("latest", state())
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        restore = checkpoints.manager.restore
+
+        def altered(*arguments, **options):
+            found = restore(*arguments, **options)
+            return found if "state" not in found else {"state": jax.tree.map(lambda a: a + 1, found["state"])}
+
+        monkeypatch.setattr(checkpoints.manager, "restore", altered)
+        with pytest.raises(UserError, match=r"damaged: .* does not match its checksum; choose another --step"):
+            checkpoints.restore("latest", state())
+
+
+class State(NamedTuple):
+    params: Any
+    optimizer: Any
+
+
+def test_parameters_alone_are_read_whatever_the_optimizer(tmp_path):
+    """A run with an optimizer that this version does not know."""
+    params = {"conv": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3)}, "head": {"bias": np.ones(2, np.float32)}}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, State(params, {"strange": np.zeros(7), "momentum": [np.zeros(3), np.ones(2)]}), {"a": 1}, {SCORE: 0.5})
+    zeros = jax.tree.map(np.zeros_like, params)
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        restored = checkpoints.restore_params("latest", zeros)
+    assert checksums(restored.state) == checksums(params) and restored.metadata["a"] == 1 and restored.step == 1
+    with (
+        Checkpoints(tmp_path, read_only=True) as checkpoints,
+        pytest.raises(UserError, match=r"of another network or method \(\.params\['conv'\]\['kernel'\] differs\)"),
+    ):
+        checkpoints.restore_params("latest", {**zeros, "conv": {"kernel": np.zeros((3, 3), np.float32)}})
 
 
 @pytest.mark.parametrize("like", [state(width=6), {"params": {"v": np.zeros((4, 5), np.float32)}, "step": np.array(3, np.int32)}])

@@ -1,129 +1,239 @@
-import importlib
+"""Configs: every field stands once, in `base.FIELDS`; the data set files override it."""
+
 import json
 
+import ml_collections
 import pytest
 
-from experiments import data, provenance, training
-from experiments.cli import UserError
-from experiments.configs import common
+from experiments import data
+from experiments.configs import base
+from experiments.runtime.errors import UserError
+from experiments.runtime.models import build_network
+from irob.defenses import DEFENSES
 
 FILES = ["digits", "mnist", "fashion_mnist", "cifar10", "restricted_imagenet"]
 
 
-def get_config(file, variant="int"):
-    return importlib.import_module(f"experiments.configs.{file}").get_config(variant)
-
-
-@pytest.mark.parametrize("method", common.METHODS)
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize(("file", "method"), [*(("digits", method) for method in DEFENSES), *((file, "int") for file in FILES[1:])])
 def test_every_config_is_valid_plain_and_buildable(file, method):
     for variant in (method, f"{method},tiny"):
-        config = get_config(file, variant)
-        common.validate(config)
-        assert provenance.plain(config) == json.loads(json.dumps(config.to_dict()))
-        network, defense = training.build(config)
-        assert network.input_shape == data.DATASETS[config.dataset].image_shape
-        assert (defense.inner is None) == (method in ("normal", "gradient_norm", "saliency_norm"))
+        config = base.load_config(f"experiments/configs/{file}.py:{variant}")
+        base.validate_config(config)
+        assert base.plain_config(config) == json.loads(json.dumps(base.plain_config(config)))
+        assert build_network(config).input_shape == data.DATASETS[config.dataset].image_shape
+        assert (base.defense_of(config).inner is None) == (method in ("normal", "gradient_norm", "saliency_norm"))
 
 
 def test_the_papers_hyper_parameters():
-    """Section 4.5 of the authors' system; alpha of Restricted ImageNet is the one that is mended."""
+    """Section 4.5 of the authors' system; the attack step of Restricted ImageNet is the one that is corrected."""
     table = {
-        "mnist": (110_000, 50, 1e-4, 0.3, (2_000, 10_000), 40, 0.01),
-        "cifar10": (70_200, 128, 1e-3, 8 / 255, (5_000, 70_000), 10, 2 / 255),
-        "restricted_imagenet": (140_000, 64, 1e-3, 0.003, (5_000, 10_000), 7, 0.001),
+        "mnist": (110_000, 50, 1e-4, (), 0.3, (2_000, 10_000), 40, 0.01),
+        "cifar10": (70_200, 128, 1e-3, (40_000, 60_000), 8 / 255, (5_000, 70_000), 10, 2 / 255),
+        "restricted_imagenet": (140_000, 64, 1e-3, (8_000, 16_000), 0.003, (5_000, 10_000), 7, 0.001),
     }
     for file, expected in table.items():
-        c = get_config(file)
-        assert (c.num_steps, c.batch_size, c.learning_rate, c.eps, c.eps_ramp, c.attack.num_steps, c.attack.step_size) == expected
-        assert c.defense.weight == 0.01
+        c = base.load_config(f"{file}:int")
+        schedule = (c.num_steps, c.batch_size, c.learning_rate, c.learning_rate_drops, c.eps, c.eps_ramp)
+        assert (*schedule, c.attack.num_steps, c.attack.step_size) == expected
+        assert base.plain_config(c)["defense"] == {"weight": 0.01} and c.seed == 99
 
 
 @pytest.mark.parametrize(("name", "cheaper"), [("mnist", 50), ("cifar10", 14)])
 def test_the_fast_schedules_keep_what_is_attacked(name, cheaper):
-    fast, paper = get_config(name, "int,fast"), get_config(name, "int")
-    common.validate(fast)
+    fast, paper = base.load_config(f"{name}:int,fast"), base.load_config(f"{name}:int")
+    base.validate_config(fast)
     assert (fast.eps, fast.defense, fast.evaluation) == (paper.eps, paper.defense, paper.evaluation)
     assert fast.num_steps * fast.attack.num_steps < paper.num_steps * paper.attack.num_steps / cheaper
-    with pytest.raises(UserError, match="unknown switch 'fast' in the config variant: there is tiny"):
-        get_config("digits", "int,fast")
-    with pytest.raises(UserError, match="unknown switch 'fast'"):
-        get_config("fashion_mnist", "int,fast")
-
-
-def test_a_config_stored_before_a_field_was_made_means_what_it_did():
-    stored = get_config("mnist").to_dict()
-    del stored["steps_per_dispatch"], stored["map"], stored["attack"]["dtype"]
-    assert common.changes(common.completed(stored), get_config("mnist").to_dict()) == []
+    for other in ("digits:int,fast", "fashion_mnist:int,fast"):
+        with pytest.raises(UserError, match="unknown switch 'fast' in the config variant: there is tiny"):
+            base.load_config(other)
 
 
 @pytest.mark.parametrize(
-    ("variant", "message"),
-    [("intt", "unknown method 'intt': choose one of normal, adv"), ("int,big", "unknown switch 'big'")],
+    ("overrides", "field", "value"),
+    [
+        (["evaluation.eps=0,2/255,0.1"], "evaluation.eps", (0.0, 2 / 255, 0.1)),
+        (["evaluation.eps=(0.0, 0.02)"], "evaluation.eps", (0.0, 0.02)),
+        (["eps=8/255"], "eps", 8 / 255),
+        (["eps_ramp=10,20"], "eps_ramp", (10, 20)),
+        (["learning_rate_drops=()"], "learning_rate_drops", ()),
+        (["attack.norm=l2", "eps=2"], "attack.norm", "l2"),
+        (["defense.weight=1/50"], "defense.weight", 0.02),
+        (["num_steps=24", "num_steps=25"], "num_steps", 25),
+    ],
 )
-def test_unknown_variants(variant, message):
+def test_overrides_are_understood(overrides, field, value):
+    config = base.load_config("digits:int,tiny", overrides)
+    base.validate_config(config)
+    assert base.flat(config.to_dict())[field] == value
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("alp", {"weight": 0.5}), ("mart", {"beta": 5.0}), ("ig_norm", {"weight": 1.0, "points": 5}), ("adv", {})],
+)
+def test_a_method_given_by_override_has_its_own_options(method, options):
+    """Not those of the variant's method: int's weight is 0.01, int_ig's too, trades' beta 1."""
+    for variant in ("int", "int_ig", "trades"):
+        assert base.plain_config(base.load_config(f"digits:{variant},tiny", [f"method={method}"]))["defense"] == options
+    config = base.load_config("digits:int,tiny")
+    config.method = method  # as in a notebook
+    assert base.plain_config(config)["defense"] == options
+
+
+def test_options_of_a_method_reach_it():
+    one, two = (base.defense_of(base.load_config("digits:trades", [f"defense.beta={beta}"])) for beta in (1, 2))
+    import test_defenses
+
+    values = [defense.inner(test_defenses.toy, test_defenses.X, 1)(test_defenses.X_ADV) for defense in (one, two)]
+    assert values[1] == pytest.approx(2 * values[0])
+    assert base.defense_of(base.load_config("digits:ig_norm"), chunk=5).gradients == 5
+    assert base.defense_of(base.load_config("digits:int"), chunk=5).gradients == 1  # it has no path
+
+
+@pytest.mark.parametrize(
+    ("given", "overrides", "message"),
+    [
+        ("mnist:intt", [], "unknown method 'intt': choose one of normal, adv"),
+        ("mnist:int,big", [], "unknown switch 'big' in the config variant: there is fast, tiny"),
+        ("digit:int", [], "--config: there is no file 'digit'; the configs that come with the project are cifar10, digits"),
+        ("README.md:int", [], "--config: 'README.md' is not a Python file"),
+        ("setup.py:int", [], r"--config setup.py: running it raised"),
+        ("digits:int", ["batchsize=3"], "the config has no field 'batchsize': there are dataset, network"),
+        ("digits:int", ["eps_ramp[0]=1"], r"the config has no field 'eps_ramp\[0\]'"),
+        ("digits:int", ["attack={}"], "the config has no field 'attack'"),
+        ("digits:int", ["defense.beta=1"], "config.defense.beta: the method int takes the options weight"),
+        ("digits:adv", ["defense.weight=1"], "config.defense.weight: the method adv takes no options"),
+        ("digits:int", ["batch_size=many"], "config.batch_size = 'many': must be a whole number, at least 1"),
+        ("digits:int", ["eps=-1"], "config.eps = '-1': must be finite and not negative"),
+        ("digits:int", ["evaluation.eps=0,nan"], "config.evaluation.eps = '0,nan': must be finite"),
+        ("digits:int", ["method=fancy"], "unknown method 'fancy': choose one of normal, adv"),
+        ("digits:int", ["dataset=svhn"], "config.dataset = 'svhn': choose one of digits, mnist"),
+        ("digits:int", ["eps_ramp=1,2,3"], "config.eps_ramp = '1,2,3': must be 2 values"),
+        ("digits:int", ["eps"], "--config.eps: give a value, as in --config.eps=VALUE"),
+        ("elsewhere/configs/mnist.py:int", [], "there is no file 'elsewhere/configs/mnist.py'"),
+        ("mnist.txt:int", [], "there is no file 'mnist.txt'"),
+    ],
+)
+def test_what_cannot_be_loaded_is_named(given, overrides, message):
     with pytest.raises(UserError, match=message):
-        get_config("mnist", variant)
+        base.load_config(given, overrides)
 
 
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("method", "fancy", r"config.method = 'fancy': choose one of"),
+        ("method", "fancy", r"config.method = 'fancy': choose one of normal, adv"),
         ("map", "heat", r"config.map = 'heat': choose one of cam, grad_cam"),
-        ("map", "representation", r"config.map = 'representation': choose one of"),
-        ("network", "vgg", r"config.network = 'vgg': choose one of"),
-        ("eps", 1.5, r"config.eps = 1.5: must be in \[0, 1\]"),
-        ("eps", -0.1, r"config.eps = -0.1"),
-        ("num_steps", 0, r"config.num_steps = 0: must be positive"),
-        ("attack.num_steps", -1, r"config.attack.num_steps = -1: must be positive"),
-        ("attack.step_size", 0.0, r"config.attack.step_size = 0.0"),
-        ("attack.norm", "l7", r"config.attack.norm = 'l7'"),
+        ("map", "representation", r"config.map = 'representation': int compares maps of classes, and this one has none"),
+        ("network", "vgg", r"config.network = 'vgg': choose one of small, pool, wresnet"),
+        ("eps", 1.5, r"config.eps = 1.5: every linf eps must be in \[0, 1\], the range of a pixel"),
+        ("eps", -0.1, r"config.eps = -0.1: must be finite and not negative"),
+        ("num_steps", 0, r"config.num_steps = 0: must be a whole number, at least 1"),
+        ("num_steps", None, r"config.num_steps = None: must be a whole number, at least 1"),
+        ("attack.num_steps", -1, r"config.attack.num_steps = -1: must be a whole number, at least 1"),
+        ("attack.step_size", 0.0, r"config.attack.step_size = 0.0: must be positive and finite"),
+        ("attack.norm", "l7", r"config.attack.norm = 'l7': choose one of linf, l2, l1"),
         ("batch_size", 9, "divisible by the number of devices, 4: 8 would do"),
         ("batch_size", 3, "divisible by the number of devices, 4: 4 would do"),
-        ("eps_ramp", (10, 5), r"config.eps_ramp"),
-        ("learning_rate", -1.0, r"config.learning_rate"),
-        ("learning_rate", float("inf"), r"config.learning_rate"),
-        ("eps_ramp", (1, 2, 3), r"config.eps_ramp"),
-        ("learning_rate_drops", ("a",), r"config.learning_rate_drops"),
-        ("seed", -1, r"config.seed"),
-        ("defense.weight", float("nan"), r"config.defense.weight"),
-        ("defense.points", 0, r"config.defense.points = 0: must be positive"),
+        ("eps_ramp", (10, 5), r"config.eps_ramp = \(10, 5\): must be \(last step at 0, first step at full eps\), in this order"),
+        ("learning_rate", float("inf"), r"config.learning_rate = inf: must be positive and finite"),
+        ("eps_ramp", (1, 2, 3), r"config.eps_ramp = \(1, 2, 3\): must be 2 values"),
+        ("learning_rate_drops", ("a",), r"config.learning_rate_drops = \('a',\): must be a whole number, at least 0"),
+        ("seed", -1, r"config.seed = -1: must be a whole number, from 0 to 4294967295"),
+        ("defense.weight", float("nan"), r"config.defense.weight = nan: must be finite"),
+        ("defense.points", 0, r"config.defense.points = 0: must be a whole number, at least 1"),
+        ("defense.beta", 1.0, r"config.defense.beta: the method int takes the options weight"),
         ("attack.dtype", "float8", r"config.attack.dtype = 'float8': choose one of float32, bfloat16"),
         ("attack.dtype", "bfloat16", r"config.attack.dtype = 'bfloat16': bfloat16 rounds pixels to 1/256, too coarse for eps 0.01"),
-        ("steps_per_dispatch", 0, r"config.steps_per_dispatch = 0: must be positive"),
+        ("steps_per_dispatch", 0, r"config.steps_per_dispatch = 0: must be a whole number, at least 1"),
         ("steps_per_dispatch", 16, r"config.checkpoint_every = 1000: must be divisible by steps_per_dispatch, 16"),
-        ("evaluation.eps", (0.1, 3.0), r"config.evaluation.eps"),
+        ("evaluation.eps", (0.1, 3.0), r"config.evaluation.eps = \(0.1, 3.0\): every linf eps must be in \[0, 1\]"),
+        ("surprise", 1, "the config has no field 'surprise'"),
     ],
 )
-def test_bad_fields_are_named_with_the_mend(field, value, message):
-    config = get_config("mnist", "ig_norm" if field == "defense.points" else "int")
+def test_bad_fields_are_named_with_the_fix(field, value, message):
+    config = base.load_config("mnist:ig_norm" if field == "defense.points" else "mnist:int")
     config.batch_size = 48
-    parent = config
-    *path, last = field.split(".")
-    for part in path:
-        parent = parent[part]
     if value == "bfloat16":
         config.eps = 0.01
-    parent[last] = value
+    *path, last = field.split(".")
+    parent = config
+    for part in path:
+        parent = parent[part]
+    with parent.ignore_type():
+        parent[last] = value
     with pytest.raises(UserError, match=message):
-        common.validate(config, num_devices=4)
+        base.validate_config(config, num_devices=4)
 
 
 def test_a_map_for_a_method_that_compares_none_is_refused():
-    config = get_config("mnist", "adv")
-    config.map = "saliency"
-    with pytest.raises(UserError, match=r"config.map = 'saliency': adv compares no maps: only int, int_one_class"):
-        common.validate(config)
+    config = base.load_config("mnist:adv", ["map=saliency"])
+    with pytest.raises(UserError, match=r"config.map = 'saliency': adv compares no maps: int, int_one_class"):
+        base.validate_config(config)
 
 
-def test_options_of_another_method_are_refused():
-    config = get_config("mnist", "int")
-    config.method = "adv"
-    with pytest.raises(UserError, match=r"config.defense"):
-        common.validate(config)
+def test_a_config_that_lacks_a_field_is_refused():
+    config = ml_collections.ConfigDict({"dataset": "mnist", "method": "int", "defense": {}})
+    with pytest.raises(UserError, match=r"the config has no field 'network': make it with experiments\.configs\.base\.make"):
+        base.validate_config(config)
 
 
-def test_changes_list_every_difference():
+def test_a_file_of_ones_own(tmp_path):
+    file = tmp_path / "mine.py"
+    body = "return base.make(variant, {'num_steps': 7}, long={'num_steps': 70})"
+    file.write_text(f"from experiments.configs import base\n\n\ndef get_config(variant=''):\n    {body}\n")
+    assert base.load_config(f"{file}:adv").num_steps == 7 and base.load_config(f"{file}:adv,long").num_steps == 70
+    assert base.load_config(str(file)).method == "int"
+    file.write_text("import nothing_of_this_name\n")
+    with pytest.raises(UserError, match=r"mine.py: running it raised ModuleNotFoundError: No module named 'nothing_of_this_name'"):
+        base.load_config(str(file))
+    file.write_text("def get_config(variant=''):\n    return 1 / 0\n")
+    with pytest.raises(UserError, match=r"mine.py: running it raised ZeroDivisionError"):
+        base.load_config(str(file))
+    file.write_text("x = 1\n")
+    with pytest.raises(UserError, match=r"it has no function get_config\(variant\)"):
+        base.load_config(str(file))
+
+
+def test_a_config_stored_before_a_field_existed_means_what_it_did():
+    stored = base.plain_config(base.load_config("mnist:int"))
+    del stored["steps_per_dispatch"], stored["map"], stored["attack"]["dtype"], stored["eps_ramp"], stored["defense"]["weight"]
+    stored["eps_ramp"] = list(base.load_config("mnist:int").eps_ramp)
+    completed = base.with_defaults(stored)
+    assert base.changes(completed, base.plain_config(base.load_config("mnist:int"))) == []
+    config = base.config_dict(completed)
+    base.validate_config(config)
+    assert config.defense.weight == 0.01
+
+
+def test_a_tuple_that_did_not_exist_yet_is_no_change():
+    wanted = base.plain_config(base.load_config("digits:int", ["learning_rate_drops="]))
+    stored = {key: value for key, value in wanted.items() if key != "learning_rate_drops"}
+    assert base.changes(base.with_defaults(stored), wanted) == []
+
+
+@pytest.mark.parametrize("field", ["num_examples", "attack_steps"])
+def test_what_decides_the_best_checkpoint_decides_the_run(field):
+    one, other = (base.plain_config(base.load_config("digits:int", [f"validation.{field}={n}"])) for n in (5, 6))
+    assert base.changes(one, other) == [f"config.validation.{field}: 5 -> 6"]
+
+
+def test_an_empty_method_is_int():
+    assert base.load_config("digits:,tiny").method == base.load_config("digits").method == "int"
+
+
+def test_changes_list_every_difference_that_decides_the_result():
     old, new = {"a": 1, "b": {"c": 2, "d": 3}}, {"a": 1, "b": {"c": 4, "d": 3}, "e": 5}
-    assert common.changes(old, new) == [r"config.b.c: 2 -> 4", r"config.e: '(absent)' -> 5"]
+    assert base.changes(old, new) == ["config.b.c: 2 -> 4", "config.e: '(absent)' -> 5"]
+    run = base.plain_config(base.load_config("mnist:int"))
+    other = base.plain_config(base.load_config("mnist:int", ["log_every=10", "keep_last=5", "checkpoint_every=500", "evaluation.eps=0.1"]))
+    assert run != other and base.changes(run, other) == []
+    assert base.changes(run, base.plain_config(base.load_config("mnist:int", ["eps=0.2"]))) == ["config.eps: 0.3 -> 0.2"]
+
+
+def test_every_field_is_described():
+    lines = base.describe_fields().splitlines()
+    assert len(lines) == len(base.FIELDS) and all(len(line.split(": ", 1)[1]) > 5 for line in lines)
+    for field in base.FIELDS.values():
+        assert field.kind.check(field.default) == field.default

@@ -28,7 +28,7 @@ def case(size, width, inputs, outputs, random):
 
 
 @pytest.mark.parametrize(("size", "width", "stride", "inputs", "outputs"), CASES)
-def test_prepared_is_scipys_correlation(size, width, stride, inputs, outputs, random):
+def test_specialized_is_scipys_correlation(size, width, stride, inputs, outputs, random):
     x, kernel, bias = case(size, width, inputs, outputs, random)
     total = max((-(-size // stride) - 1) * stride + width - size, 0)
     padded = np.pad(x, [(total // 2, total - total // 2)] * 2 + [(0, 0)])
@@ -36,42 +36,33 @@ def test_prepared_is_scipys_correlation(size, width, stride, inputs, outputs, ra
         sum(scipy.signal.correlate2d(padded[..., i], kernel[..., i, o], "valid") for i in range(inputs))[::stride, ::stride] + bias[o]
         for o in range(outputs)
     ], axis=-1)  # fmt: skip
-    for found in (convolutions.plain(x, kernel, stride) + bias, convolutions.prepare(kernel, bias, stride, (size, size))(x)):
+    for found in (convolutions.conv(x, kernel, stride) + bias, convolutions.specialize(kernel, bias, stride, (size, size))(x)):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("size", "width", "stride", "inputs", "outputs"), CASES)
-def test_prepared_has_the_kernel_gradients_of_xlas(size, width, stride, inputs, outputs, random):
+def test_specialized_has_the_values_and_input_gradients_of_xlas(size, width, stride, inputs, outputs, random):
     x, kernel, bias = case(size, width, inputs, outputs, random)
-    cotangent = random.normal(size=convolutions.plain(x, kernel, stride).shape).astype(np.float32)
-    ours = jax.grad(lambda k: jnp.sum(convolutions.prepare(k, bias, stride, (size, size))(x) * cotangent))(kernel)
-    xlas = jax.grad(lambda k: jnp.sum(convolutions.plain(x, k, stride) * cotangent))(kernel)
-    np.testing.assert_allclose(ours, xlas, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize(("size", "width", "stride", "inputs", "outputs"), CASES)
-def test_prepared_has_the_values_and_input_gradients_of_xlas(size, width, stride, inputs, outputs, random):
-    x, kernel, bias = case(size, width, inputs, outputs, random)
-    looped = convolutions.prepare(kernel, bias, stride, (size, size))
+    looped = convolutions.specialize(kernel, bias, stride, (size, size))
 
     def plain(x):
-        return convolutions.plain(x, kernel, stride) + bias
+        return convolutions.conv(x, kernel, stride) + bias
 
     np.testing.assert_allclose(looped(x), plain(x), rtol=1e-4, atol=1e-4)
     cotangent = random.normal(size=plain(x).shape).astype(np.float32)
-    gradients = [jax.grad(lambda x, f=f: jnp.sum(f(x) * cotangent))(x) for f in (looped, plain)]
+    gradients = [jax.jit(jax.grad(lambda x, f=f: jnp.sum(f(x) * cotangent)))(x) for f in (looped, plain)]
     np.testing.assert_allclose(*gradients, rtol=1e-4, atol=1e-4)
 
 
 def test_every_form_is_among_the_cases(monkeypatch, random):
     used = set()
-    for name in ("strided_as_matmul", "as_bands", "ordinary"):
+    for name in ("strided_conv_as_matmul", "dense_bands", "conv_with_explicit_gradients"):
         function = getattr(convolutions, name)
         monkeypatch.setattr(convolutions, name, lambda *a, name=name, function=function: (used.add(name), function(*a))[1])
     for size, width, stride, inputs, outputs in CASES:
         x, kernel, bias = case(size, width, inputs, outputs, random)
-        convolutions.prepare(kernel, bias, stride, (size, size))(x)
-    assert used == {"strided_as_matmul", "as_bands", "ordinary"}
+        convolutions.specialize(kernel, bias, stride, (size, size))(x)
+    assert used == {"strided_conv_as_matmul", "dense_bands", "conv_with_explicit_gradients"}
 
 
 @pytest.mark.parametrize(("size", "width", "stride", "inputs", "outputs"), CASES)
@@ -80,26 +71,26 @@ def test_second_derivatives_exist(size, width, stride, inputs, outputs, random):
 
     def second(f):
         inner = jax.grad(lambda x: jnp.sum(f(x) ** 3))
-        return jax.grad(lambda x: jnp.sum(inner(x) ** 2))(x)
+        return jax.jit(jax.grad(lambda x: jnp.sum(inner(x) ** 2)))(x)
 
-    ours = second(convolutions.prepare(kernel, bias, stride, (size, size)))
-    xlas = second(lambda x: convolutions.plain(x, kernel, stride) + bias)
+    ours = second(convolutions.specialize(kernel, bias, stride, (size, size)))
+    xlas = second(lambda x: convolutions.conv(x, kernel, stride) + bias)
     np.testing.assert_allclose(ours, xlas, rtol=1e-3, atol=1e-4 * np.abs(xlas).max())
 
 
 def test_kernel_gradients_are_refused(random):
     x, kernel, bias = case(8, 3, 2, 2, random)
     with pytest.raises(ValueError, match=r"use explain\(params, x\) instead"):
-        jax.grad(lambda k: jnp.sum(convolutions.prepare(*convolutions.constant((k, bias)), 1, (8, 8))(x)))(kernel)
+        jax.grad(lambda k: jnp.sum(convolutions.specialize(*convolutions.constant((k, bias)), 1, (8, 8))(x)))(kernel)
 
 
 @pytest.mark.parametrize(("width", "stride"), [(4, 2), (7, 1), (3, 1)])
 def test_maps_that_are_not_square(width, stride, random):
     x, kernel = random.normal(size=(4, 6, 2)).astype(np.float32), random.normal(size=(width, width, 2, 3)).astype(np.float32)
-    expected = convolutions.plain(x, kernel, stride)
-    np.testing.assert_allclose(convolutions.prepare(kernel, np.zeros(3, np.float32), stride, (4, 6))(x), expected, rtol=1e-4, atol=1e-4)
+    expected = convolutions.conv(x, kernel, stride)
+    np.testing.assert_allclose(convolutions.specialize(kernel, np.zeros(3, np.float32), stride, (4, 6))(x), expected, rtol=1e-4, atol=1e-4)
     if stride == 1:
-        found = convolutions.in_bands(x, convolutions.as_bands(kernel, (4, 6)))
+        found = convolutions.conv_by_bands(x, convolutions.dense_bands(kernel, (4, 6)))
         np.testing.assert_allclose(found.reshape(4, 6, 3), expected, rtol=1e-4, atol=1e-4)
         reading = convolutions.mean_over_positions(kernel, 1, (4, 6))
         np.testing.assert_allclose(np.einsum("hwi,hwio->o", x, reading), np.mean(expected, axis=(0, 1)), rtol=1e-4, atol=1e-4)
@@ -108,7 +99,7 @@ def test_maps_that_are_not_square(width, stride, random):
 def test_mean_over_positions_reads_the_mean(random):
     x, kernel, _ = case(7, 5, 3, 4, random)
     reading = convolutions.mean_over_positions(kernel, 1, (7, 7))
-    expected = np.mean(convolutions.plain(x, kernel, 1), axis=(0, 1))
+    expected = np.mean(convolutions.conv(x, kernel, 1), axis=(0, 1))
     np.testing.assert_allclose(np.einsum("hwi,hwio->o", x, reading), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -128,15 +119,23 @@ def test_derivatives_of_batches_in_kernels(size, width, stride, inputs, outputs,
     kernel, bias = random.normal(size=(*width, inputs, outputs)).astype(np.float32), random.normal(size=outputs).astype(np.float32)
 
     def derivatives(convolve):
-        def loss(kernel):
+        def loss(kernel, x):
             return jnp.mean(jax.vmap(lambda x: jnp.sum(jnp.sin(convolve(kernel)(x))))(x))
 
-        def of_gradients(kernel):
+        def of_gradients(kernel, x):
             return jnp.mean(jax.vmap(lambda x: jnp.sum(jax.grad(lambda x: jnp.sum(jnp.sin(convolve(kernel)(x))))(x) ** 2))(x))
 
-        return jax.grad(loss)(kernel), jax.grad(of_gradients)(kernel), jax.jvp(loss, (kernel,), (0.1 * kernel,))[1]
+        @jax.jit
+        def all_of(kernel, x):
+            return (
+                jax.grad(loss)(kernel, x),
+                jax.grad(of_gradients)(kernel, x),
+                jax.jvp(lambda k: loss(k, x), (kernel,), (0.1 * kernel,))[1],
+            )
 
-    ours = derivatives(lambda kernel: convolutions.prepare(kernel, bias, stride, size))
-    xlas = derivatives(lambda kernel: lambda x: convolutions.plain(x, kernel, stride) + bias)
+        return all_of(kernel, x)
+
+    ours = derivatives(lambda kernel: convolutions.specialize(kernel, bias, stride, size))
+    xlas = derivatives(lambda kernel: lambda x: convolutions.conv(x, kernel, stride) + bias)
     for found, expected in zip(ours, xlas, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())

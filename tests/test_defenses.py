@@ -1,13 +1,9 @@
-import inspect
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import irob
-from experiments.configs import common
-from irob import defenses
 from irob.defenses import adversarial_loss, interpretation_change, path_attributions
 
 
@@ -113,44 +109,58 @@ def test_a_new_method_is_a_new_row():
     assert np.isfinite(defense.outer(toy, X, X_ADV, 0)) and np.isfinite(defense.inner(toy, X, 0)(X_ADV))
 
 
-def test_configs_offer_every_method_with_its_own_options():
-    options = {name: {p.name: p.default for p in inspect.signature(build).parameters.values()} for name, build in irob.DEFENSES.items()}
-    assert options == {name: dict(defaults) for name, defaults in common.METHODS.items()}
+# What the terms of methods are made of; the other methods add the same terms up.
+TERMS = ("trades", "int", "int_ig", "ig_norm", "gradient_norm")
 
 
-@pytest.mark.parametrize("name", ROWS)
-@pytest.mark.parametrize("network_name", ["small", "pool"])
-def test_gradients_agree_between_the_forms_of_a_network(name, network_name, random):
-    """In x' of what is attacked, between attack form and plain form; in the parameters of what is trained, between plain form and linen's."""
+@pytest.mark.parametrize(
+    ("network_name", "name"),
+    [pytest.param(n, m, marks=() if n == "small" and m in TERMS else pytest.mark.slow) for n in ("small", "pool") for m in ROWS],
+)
+def test_gradients_agree_between_the_forms_of_a_network(network_name, name, random):
+    """In x' of what is attacked, between frozen and differentiable; in the parameters of what is trained, between `explain` and linen's."""
     network = irob.create(network_name, (12, 12, 1), 3)
     params, defense = network.initial_params(), irob.DEFENSES[name]()
     x, noise = random.uniform(size=(12, 12, 1)).astype(np.float32), 0.1 * random.normal(size=(12, 12, 1)).astype(np.float32)
     if defense.inner is not None:
-        forms = [network.attack_form(params), lambda z: network.explain(params, z)]
-        attacked = [jax.grad(defense.inner(explain, x, 1))(x + noise) for explain in forms]
+        forms = [network.frozen, lambda params: lambda z: network.explain(params, z)]
+        attacked = [jax.jit(jax.grad(lambda z, p, form=form: defense.inner(form(p), x, 1)(z)))(x + noise, params) for form in forms]
         np.testing.assert_allclose(*attacked, rtol=1e-3, atol=1e-4 * np.abs(attacked[1]).max())
         assert np.abs(attacked[0]).max() > 0
     forms = [lambda params: lambda z: network.explain(params, z), lambda params: lambda z: network.apply({"params": params}, z)]
-    trained = [jax.grad(lambda params, form=form: defense.outer(form(params), x, x + noise, 1))(params) for form in forms]
+    trained = [jax.jit(jax.grad(lambda p, form=form: defense.outer(form(p), x, x + noise, 1)))(params) for form in forms]
     for ours, linens in zip(*map(jax.tree.leaves, trained), strict=True):
         np.testing.assert_allclose(ours, linens, rtol=1e-3, atol=1e-4 * np.abs(linens).max() + 1e-7)
     assert np.abs(trained[0]["conv_0"]["kernel"]).max() > 0
 
 
-@pytest.mark.parametrize("at_once", [1, 5])
+@pytest.mark.parametrize("chunk", [1, 5])
 @pytest.mark.parametrize("points", [1, 4, 5, 6, 13])
-def test_paths_of_any_number_of_points(points, at_once, monkeypatch):
-    """However many at once: of a cubic function, whose gradient is known."""
-    monkeypatch.setattr(defenses, "points_at_once", lambda: at_once)
-    found = path_attributions(lambda z: jnp.stack([jnp.sum(z**3), jnp.sum(z)]), X, X_ADV, points)
+def test_paths_of_any_number_of_points(points, chunk):
+    """However many at a time: of a cubic function, whose gradient is known."""
+    found = path_attributions(lambda z: jnp.stack([jnp.sum(z**3), jnp.sum(z)]), X, X_ADV, points, chunk)
     path = [X + k / points * (X_ADV - X) for k in range(1, points + 1)]
     expected = np.stack([(X_ADV - X) * np.mean([3 * z**2 for z in path], axis=0), X_ADV - X])
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "gradients", "per_class"),
+    [("int", {}, 1, False), ("ig_norm", {}, 1, False), ("ig_norm", {"chunk": 5}, 5, False), ("int_ig", {"points": 3, "chunk": 5}, 3, True)],
+)
+def test_the_cost_of_a_method_is_an_attribute_of_its_row(name, options, gradients, per_class):
+    defense = irob.DEFENSES[name](**options)
+    assert (defense.gradients, defense.per_class) == (gradients, per_class)
+
+
+def test_the_methods_that_compare_maps():
+    comparing = {name for name, row in irob.DEFENSES.items() if row().compares_maps}
+    assert comparing == {"int", "int_one_class", "int_adv", "int2", "int2_adv"}
+
+
 def test_memory_does_not_grow_with_the_points_of_a_path():
-    network = irob.create("small", (28, 28, 1), 10)
-    params, x = network.initial_params(), np.zeros((28, 28, 1), np.float32)
+    network = irob.create("small", (12, 12, 1), 3)
+    params, x = network.initial_params(), np.zeros((12, 12, 1), np.float32)
 
     def temporary(points):
         def loss(params):

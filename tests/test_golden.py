@@ -1,14 +1,14 @@
 """Our functions against what the authors' own code computes on their released networks."""
 
-import authors_weights
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import released_weights
 
 import irob
 
-pytestmark = authors_weights.needed
+pytestmark = released_weights.needed
 THEIR_NAME = {"int_one_class": "intone", "int_adv": "intadv", "int2_adv": "int2adv"}
 NOT_THEIRS = {"ig_norm", "ig_sum_norm", "int_ig", "int_ig_adv", "gradient_norm", "saliency_norm", "mart", "alp"}  # or with another weight
 THEIR_ORDER = [("conv_0", "kernel"), ("conv_0", "bias"), ("conv_1", "kernel"), ("conv_1", "bias"), ("conv_2", "kernel"), ("conv_2", "bias")]
@@ -19,12 +19,15 @@ def assert_close(ours, theirs, relative=1e-5):
     assert np.abs(np.asarray(ours) - theirs).max() <= relative * np.abs(theirs).max()
 
 
-@pytest.mark.parametrize("form", ["explain", "attack_form"])
-@pytest.mark.parametrize("name", authors_weights.NETWORKS)
+@pytest.mark.parametrize("form", ["explain", "frozen"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name.startswith("mnist") else pytest.mark.slow) for name in released_weights.NETWORKS],
+)
 def test_forward_quantities(name, form):
-    architecture, shape = authors_weights.NETWORKS[name]
-    network, params, theirs = irob.create(architecture, shape, 10), authors_weights.parameters(name), authors_weights.golden(name)
-    explain = network.attack_form(params) if form == "attack_form" else lambda x: network.explain(params, x)
+    architecture, shape = released_weights.NETWORKS[name]
+    network, params, theirs = irob.create(architecture, shape, 10), released_weights.parameters(name), released_weights.golden(name)
+    explain = network.frozen(params) if form == "frozen" else lambda x: network.explain(params, x)
     x, labels = theirs["x"], theirs["y"].argmax(axis=1)
     maps, logits = jax.jit(jax.vmap(explain))(x)
     assert_close(logits, theirs["logits"])
@@ -51,11 +54,14 @@ OBJECTIVES = {
 }
 
 
-@pytest.mark.parametrize("theirs", OBJECTIVES)
+QUICK = {"normal", "adv", "trades", "int", "intone"}  # the others add the same terms up, or take long
+
+
+@pytest.mark.parametrize("theirs", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in OBJECTIVES])
 def test_training_objectives(theirs):
-    values, arrays = authors_weights.objectives()
+    values, arrays = released_weights.objectives()
     name, options = OBJECTIVES[theirs]
-    network, params = irob.create("small", (28, 28, 1), 10), authors_weights.parameters("mnist_smallgap_int_100")
+    network, params = irob.create("small", (28, 28, 1), 10), released_weights.parameters("mnist_smallgap_int_100")
     x, x_adv, labels = arrays["x"], arrays["x_adv"], arrays["y"].argmax(axis=1)
     defense = irob.DEFENSES[name](**options)
 
@@ -63,7 +69,7 @@ def test_training_objectives(theirs):
         explain = lambda x: network.explain(params, x)
         return jnp.mean(jax.vmap(lambda x, x_adv, t: defense.outer(explain, x, x_adv, t))(x, x_adv, labels))
 
-    # The authors' TRADES loss is a vector that the optimiser sums: 16 times our mean.
+    # The authors' TRADES loss is a vector that the optimizer sums: 16 times our mean.
     scale = len(x) if name == "trades" else 1
     loss, (of_params, of_x_adv) = jax.jit(jax.value_and_grad(outer, (0, 1)))(params, x_adv)
     assert_close(scale * loss, np.sum(values[theirs]["loss"]))
@@ -74,6 +80,6 @@ def test_training_objectives(theirs):
     if f"{theirs}/grad_loss_wrt_inputs_adv" in arrays:
         assert_close(scale * of_x_adv, arrays[f"{theirs}/grad_loss_wrt_inputs_adv"])
     if defense.inner is not None:
-        explain = network.attack_form(params)
+        explain = network.frozen(params)
         inner = lambda x_adv: jnp.mean(jax.vmap(lambda x, x_adv, t: defense.inner(explain, x, t)(x_adv))(x, x_adv, labels))
         assert_close(scale * jax.jit(jax.grad(inner))(x_adv), arrays[f"{theirs}/grad_attack"])

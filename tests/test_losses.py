@@ -23,18 +23,18 @@ def test_cross_entropy_is_minus_the_log_probability(f, t):
 @given(logits, logits)
 def test_kl_divergence_is_scipys_relative_entropy(f, g):
     p, q = (scipy.special.softmax(v.astype(np.float64)) for v in (f, g))
-    np.testing.assert_allclose(irob.kl_divergence(jnp.asarray(f), jnp.asarray(g)), scipy.stats.entropy(p, q), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(irob.losses.kl_divergence(jnp.asarray(f), jnp.asarray(g)), scipy.stats.entropy(p, q), rtol=1e-3, atol=1e-4)
 
 
 def test_kl_divergence_is_from_the_first_to_the_second():
     p, q = jnp.log(jnp.array([0.75, 0.25])), jnp.log(jnp.array([0.5, 0.5]))
-    np.testing.assert_allclose(irob.kl_divergence(p, q), 0.75 * np.log(1.5) + 0.25 * np.log(0.5), rtol=1e-5)
+    np.testing.assert_allclose(irob.losses.kl_divergence(p, q), 0.75 * np.log(1.5) + 0.25 * np.log(0.5), rtol=1e-5)
 
 
 @given(logits, st.integers(0, 4))
 def test_margin_is_the_lead_of_the_best_other_class(f, t):
     expected = np.delete(f, t).max() - f[t]
-    np.testing.assert_allclose(irob.margin(jnp.asarray(f), t), expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(irob.margin_loss(jnp.asarray(f), t), expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -47,21 +47,21 @@ def test_margin_is_the_lead_of_the_best_other_class(f, t):
     ],
 )
 def test_dlr_by_hand(f, t, expected):
-    np.testing.assert_allclose(irob.dlr(jnp.array(f), t), expected, rtol=1e-6)
+    np.testing.assert_allclose(irob.losses.dlr(jnp.array(f), t), expected, rtol=1e-6)
 
 
 @given(logits, st.integers(0, 4), st.floats(0.5, 4), st.floats(-3, 3))
 def test_dlr_ignores_shift_and_scale(f, t, scale, shift):
     f = np.arange(5, dtype=np.float32)[np.argsort(f)] + 0.1 * np.sin(f)
-    np.testing.assert_allclose(irob.dlr(jnp.asarray(f * scale + shift), t), irob.dlr(jnp.asarray(f), t), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(irob.losses.dlr(jnp.asarray(f * scale + shift), t), irob.losses.dlr(jnp.asarray(f), t), rtol=1e-4, atol=1e-4)
 
 
 def test_dlr_refuses_two_classes():
-    with pytest.raises(ValueError, match="use margin instead"):
-        irob.dlr(jnp.zeros(2), 0)
+    with pytest.raises(ValueError, match="use margin_loss instead"):
+        irob.losses.dlr(jnp.zeros(2), 0)
 
 
-@pytest.mark.parametrize("loss", [irob.cross_entropy, irob.margin, irob.dlr])
+@pytest.mark.parametrize("loss", [irob.cross_entropy, irob.margin_loss, irob.losses.dlr])
 def test_gradients_by_finite_differences(loss, random):
     check_grads(lambda f: loss(f, 1), (random.normal(size=5).astype(np.float32),), order=1, modes=["rev"], rtol=1e-2, atol=1e-2)
 
@@ -77,6 +77,6 @@ def test_cross_entropy_keeps_its_gradient_on_confident_networks(gap):
 
 def test_losses_are_finite_for_saturated_logits():
     f = jnp.array([200.0, 0.0, -200.0])
-    for loss in (irob.cross_entropy, irob.margin):
+    for loss in (irob.cross_entropy, irob.margin_loss):
         value, gradient = jax.value_and_grad(loss)(f, 0)
         assert np.isfinite(value) and np.isfinite(gradient).all()

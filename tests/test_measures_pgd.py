@@ -1,104 +1,137 @@
+"""Accuracy against eps: properties of the ladder, a plain loop, the authors' numbers."""
+
+import dataclasses
 import itertools
 
-import authors_weights
 import jax
 import numpy as np
 import pytest
+import readme
+import released_weights
 
-import irob
-from experiments import protocols
-from experiments.evaluator import Evaluator
-from experiments.measures import pgd
+from experiments.evaluation.attacks import check_perturbations
+from experiments.evaluation.engine import Evaluation
+from experiments.evaluation.measures import pgd
+from experiments.runtime.errors import UserError
+from irob.metrics import wilson_interval
+from irob.paper import logsumexp_cross_entropy
 
-SHORT = protocols.PROTOCOLS["standard"]._replace(steps=6, restarts=2)
+PAPER = pgd.MEASURE.presets["paper"]
+SHORT = dataclasses.replace(pgd.MEASURE.presets["standard"], restarts=2)
+EPS = (0.0, 0.02, 0.05, 0.1)
 
 
-def outcomes(network, split, batch_size=5, protocol=SHORT, eps=(0.0, 0.02, 0.05, 0.1)):
-    evaluator = Evaluator(*network, split, batch_size, seed=3)
-    return list(pgd.ladder(evaluator, protocol, "linf", eps, np.arange(len(split.labels))))
+def outcomes(model, split, batch_size=5, options=SHORT, num_steps=6, eps=EPS):
+    evaluation = Evaluation(model, split, eps, batch_size)
+    return list(pgd.eps_outcomes(evaluation, options, num_steps, np.arange(len(split.labels))))
 
 
-def test_accuracy_falls_along_the_ladder(trained, digits):
-    found = outcomes(trained, digits)
-    assert found[0].correct.mean() > 0.7
-    assert found[-1].correct.mean() < found[0].correct.mean()
-    for weaker, stronger in itertools.pairwise(found):
+@pytest.fixture(scope="module")
+def short(trained, digits):
+    return outcomes(trained, digits)
+
+
+def test_accuracy_falls_along_the_ladder(short):
+    assert short[0].correct.mean() > 0.7
+    assert short[-1].correct.mean() < short[0].correct.mean()
+    for weaker, stronger in itertools.pairwise(short):
         assert not np.any(stronger.correct & ~weaker.correct)
 
 
-def test_results_do_not_depend_on_the_batch_size_or_the_company(trained, digits):
-    whole = outcomes(trained, digits, batch_size=5)
+def test_results_do_not_depend_on_the_batch_size_or_the_other_images(trained, digits, short):
     for other in (outcomes(trained, digits, batch_size=2), outcomes(trained, digits.first(9))):
-        for a, b in zip(whole, other, strict=True):
+        for a, b in zip(short, other, strict=True):
             np.testing.assert_array_equal(a.correct[: len(b.correct)], b.correct)
 
 
-def test_clean_is_the_argmax(trained, digits):
-    net, params = trained
-    logits = jax.vmap(lambda x: net.explain(params, x).logits)(digits.images / np.float32(255))
-    np.testing.assert_array_equal(outcomes(trained, digits)[0].correct, np.argmax(logits, axis=1) == digits.labels)
+def test_clean_is_the_argmax(trained, digits, short):
+    logits = jax.vmap(lambda x: trained.network.explain(trained.params, x).logits)(digits.images / np.float32(255))
+    np.testing.assert_array_equal(short[0].correct, np.argmax(logits, axis=1) == digits.labels)
 
 
-def test_paper_protocol_is_a_plain_loop(trained, digits):
+def test_the_papers_attack_is_a_plain_loop(trained, digits):
     """20 steps instead of 200; NumPy around the input gradient."""
-    net, params = trained
-    protocol = protocols.PROTOCOLS["paper"]._replace(steps=20)
-    gradient = jax.jit(jax.vmap(jax.grad(lambda x, t: pgd.plain_cross_entropy(net.explain(params, x).logits, t))))
-    x = digits.images / np.float32(255)
+    explain = lambda x: trained.network.explain(trained.params, x).logits
+    gradient = jax.jit(jax.vmap(jax.grad(lambda x, t: logsumexp_cross_entropy(explain(x), t))))
+    logits, x = jax.jit(jax.vmap(explain)), digits.images / np.float32(255)
     for eps in (0.05, 0.1):
         x_adv = x.copy()
         for _ in range(20):
-            x_adv = np.clip(
-                np.clip(x_adv + np.float32(0.01) * np.sign(gradient(x_adv, digits.labels)), x - np.float32(eps), x + np.float32(eps)), 0, 1
-            )
-        expected = np.argmax(jax.vmap(lambda x: net.explain(params, x).logits)(x_adv), axis=1) == digits.labels
-        (_, found) = outcomes(trained, digits, protocol=protocol, eps=(0.0, eps))
+            moved = x_adv + np.float32(0.01) * np.sign(gradient(x_adv, digits.labels))
+            x_adv = np.clip(np.clip(moved, x - np.float32(eps), x + np.float32(eps)), 0, 1)
+        expected = np.argmax(logits(x_adv), axis=1) == digits.labels
+        (_, found) = outcomes(trained, digits, options=PAPER, num_steps=20, eps=(0.0, eps))
         assert np.sum(found.correct != expected) <= 1
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("l2", 1.0), ("l1", 8.0)])
 def test_other_norms(trained, digits, norm, eps):
-    evaluator = Evaluator(*trained, digits, 6, seed=3)
-    clean, attacked = pgd.ladder(evaluator, SHORT, norm, (0.0, eps), np.arange(24))
+    clean, attacked = outcomes(trained._replace(norm=norm), digits, batch_size=6, eps=(0.0, eps))
     assert attacked.correct.mean() < clean.correct.mean()
 
 
-def test_broken_networks_count_as_broken(trained, digits):
-    net, params = trained
-    params = jax.tree.map(lambda a: np.full_like(a, np.nan), params)
-    assert not any(outcome.correct.any() for outcome in outcomes((net, params), digits))
+def test_a_network_that_predicts_no_class_is_never_correct(trained, digits):
+    broken = trained._replace(params=jax.tree.map(lambda a: np.full_like(a, np.nan), trained.params))
+    assert not any(outcome.correct.any() for outcome in outcomes(broken, digits))
 
 
-def test_records():
+def test_attacks_that_went_nowhere_or_too_far():
+    found = {"distance": np.array([0.1, np.nan, 0.05]), "inside": np.full(3, True)}
+    with pytest.raises(UserError, match=r"the margin has no finite gradient for 1 images at eps 0\.1: its logits overflow"):
+        check_perturbations(found, 0.1, "l2", "margin")
+    for wrong in ({"distance": np.array([0.1, 0.2, 0.1])}, {"distance": np.full(3, 0.1), "inside": np.array([True, False, True])}):
+        with pytest.raises(RuntimeError, match=r"the l2 attack left its ball of eps 0\.1"):
+            check_perturbations(found | wrong, np.full(3, 0.1), "l2", "margin")
+    check_perturbations(found | {"distance": np.full(3, 0.1)}, 0.1, "l2", "margin")
+
+
+def test_records(trained, digits):
     outcome = pgd.Outcome(0.1, np.zeros(100, int), np.array([True] * 79 + [False] * 21))
-    record = pgd.record(protocols.PROTOCOLS["paper"], "linf", outcome)
-    assert record["value"] == 0.79 and record["n"] == 100 and record["metric"] == "robust_accuracy"
-    np.testing.assert_allclose(record["ci95"], irob.wilson_interval(79, 100))
-    assert pgd.record(SHORT, "linf", outcome._replace(eps=0.0))["metric"] == "clean_accuracy"
+    record = pgd.record_of(PAPER, 200, "linf", outcome)
+    assert record.value == 0.79 and record.n == 100 and record.metric == "robust_accuracy" and record["steps"] == 200
+    np.testing.assert_allclose(record.ci95, wilson_interval(79, 100))
+    assert pgd.record_of(SHORT, 6, "linf", outcome._replace(eps=0.0)).metric == "clean_accuracy"
+    found = pgd.run(Evaluation(trained, digits, (0.0, 0.1), 6), dataclasses.replace(PAPER, images=SHORT.images, steps=(1, 2)))
+    assert [(r.metric, r["eps"], r.get("steps")) for r in found.records] == [
+        ("clean_accuracy", 0.0, None),
+        ("robust_accuracy", 0.1, 1),
+        ("robust_accuracy", 0.1, 2),
+    ]
+    assert found.arrays["predictions_2_steps"].shape == (2, 24)
 
 
-@authors_weights.needed
+def test_the_description_follows_from_the_options():
+    assert pgd.describe(pgd.MEASURE.presets["standard"]) == (
+        "Attack: pgd on margin and on cross_entropy, 5 random starts each, 150 steps of 0.2, 0.06, 0.02 eps;"
+        " worst case over iterates, restarts, objectives, smaller eps."
+    )
+    assert pgd.describe(PAPER) == "Attack: paper_pgd on logsumexp_cross_entropy, no random start, 200 steps of constant 0.01; last iterate."
+
+
+@pytest.mark.slow
+@released_weights.needed
 @pytest.mark.parametrize(
-    ("name", "expected"),
+    ("name", "theirs"),
     [
         ("mnist_smallgap_normal_100", {0: 1.0, 0.05: 0.53, 0.1: 0.045}),
         ("mnist_smallgap_int_100", {0: 0.935, 0.3: 0.79, 0.35: 0.18, 0.4: 0.14}),
     ],
 )
-def test_paper_protocol_gives_the_authors_numbers_on_their_networks(name, expected):
-    network, split = irob.create("small", (28, 28, 1), 10), authors_weights.mnist_test_images()
-    evaluator = Evaluator(network, authors_weights.parameters(name), split, 50, seed=99)
-    protocol = protocols.PROTOCOLS["paper"]
-    found = pgd.ladder(evaluator, protocol, "linf", tuple(expected), protocol.draws["pgd"](10_000, 10).indices)
+def test_the_papers_protocol_gives_the_authors_numbers_on_their_networks(name, theirs):
+    """Which are those of the README."""
+    expected = readme.row(f"`{name}`, accuracy, `paper`")
+    assert expected | theirs == expected
+    evaluation = Evaluation(released_weights.model(name), released_weights.mnist_test_images(), tuple(expected), 50)
+    found = pgd.eps_outcomes(evaluation, PAPER, 200, evaluation.indices(PAPER.images))
     for outcome, value in zip(found, expected.values(), strict=True):
         assert abs(outcome.correct.sum() - 200 * value) <= 1.01
 
 
-@authors_weights.needed
-def test_standard_protocol_is_as_strong_as_the_strongest_attack_known():
+@pytest.mark.slow
+@released_weights.needed
+def test_the_standard_protocol_is_as_strong_as_the_strongest_attack_known():
     """The paper's protocol reads 18% here."""
-    network, split = irob.create("small", (28, 28, 1), 10), authors_weights.mnist_test_images()
-    evaluator = Evaluator(network, authors_weights.parameters("mnist_smallgap_int_100"), split, 50, seed=99)
-    indices = protocols.PROTOCOLS["paper"].draws["pgd"](10_000, 10).indices
-    (outcome,) = [o for o in pgd.ladder(evaluator, protocols.PROTOCOLS["standard"], "linf", (0.35,), indices)]
+    model, split = released_weights.model("mnist_smallgap_int_100"), released_weights.mnist_test_images()
+    evaluation = Evaluation(model, split, (0.35,), 50)
+    (outcome,) = pgd.eps_outcomes(evaluation, pgd.MEASURE.presets["standard"], 150, evaluation.indices(PAPER.images))
     assert outcome.correct.mean() <= 0.01

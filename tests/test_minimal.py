@@ -26,7 +26,7 @@ def plain_bisection(threshold, start, limit, rounds):
 @pytest.mark.parametrize("last", [lower_end, upper_end])
 @hypothesis.given(st.floats(0.0, 1.25, width=32, allow_subnormal=False), st.sampled_from([0.05, 0.3, 1.0]), st.integers(1, 14))
 def test_bisect_is_the_plain_rule(last, threshold, start, rounds):
-    found = irob.bisect(lambda value: (value < threshold, 2.0 * value), start, 1.0, rounds, last)
+    found = irob.attacks.bisect(lambda value: (value < threshold, 2.0 * value), start, 1.0, rounds, last)
     lower, upper, tried = plain_bisection(np.float32(threshold), start, 1.0, rounds)
     tried.append(last(lower, upper))
     np.testing.assert_array_equal([found.lower, found.upper], [lower, upper])
@@ -37,7 +37,7 @@ def test_bisect_is_the_plain_rule(last, threshold, start, rounds):
 @pytest.mark.parametrize(("start", "limit", "rounds"), [(0.0, 1.0, 5), (2.0, 1.0, 5), (0.1, 1.0, 0)])
 def test_bisect_refuses_nonsense(start, limit, rounds):
     with pytest.raises(ValueError, match="0 < start <= limit"):
-        irob.bisect(lambda value: (value < 0.5, None), start, limit, rounds)
+        irob.attacks.bisect(lambda value: (value < 0.5, None), start, limit, rounds)
 
 
 def linear(weights):
@@ -51,9 +51,9 @@ def test_smallest_eps_of_a_linear_classifier_is_known(random):
     logits = linear(weights)
 
     def attack(eps):
-        return irob.pgd(lambda z: irob.margin(logits(z), 0), irob.LInf(eps), x, step_sizes=irob.constant_steps(eps, 2))
+        return irob.pgd(lambda z: irob.margin_loss(logits(z), 0), irob.LInf(eps), x, step_sizes=irob.constant_steps(eps, 2))
 
-    found = irob.smallest_eps(attack, lambda z: irob.margin(logits(z), 0) > 0.0, rounds=16)
+    found = irob.attacks.smallest_eps(attack, lambda z: irob.margin_loss(logits(z), 0) > 0.0, rounds=16)
     expected = (1.0 - np.sum(weights * x)) / np.sum(weights)
     assert found.found
     assert expected < found.eps < expected + 1e-3
@@ -61,7 +61,7 @@ def test_smallest_eps_of_a_linear_classifier_is_known(random):
 
 
 def test_where_nothing_succeeds_the_limit_is_attacked():
-    found = irob.smallest_eps(lambda eps: jnp.full((1, 1, 1), eps), lambda z: z[0, 0, 0] > 2.0, limit=0.5)
+    found = irob.attacks.smallest_eps(lambda eps: jnp.full((1, 1, 1), eps), lambda z: z[0, 0, 0] > 2.0, limit=0.5)
     assert not found.found
     assert float(found.eps) == 0.5 and float(found.x_adv[0, 0, 0]) == 0.5
 
@@ -71,6 +71,6 @@ def test_the_search_vectorises():
     thresholds = np.array([0.01, 0.2, 0.9], np.float32)
 
     def one(threshold):
-        return irob.smallest_eps(lambda eps: jnp.full((1, 1, 1), eps), lambda z: z[0, 0, 0] >= threshold, rounds=14).eps
+        return irob.attacks.smallest_eps(lambda eps: jnp.full((1, 1, 1), eps), lambda z: z[0, 0, 0] >= threshold, rounds=14).eps
 
     np.testing.assert_allclose(jax.vmap(one)(thresholds), thresholds, atol=1e-3)

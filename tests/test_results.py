@@ -1,65 +1,129 @@
+"""Result files: what is written is read; what is no result is refused; older ones are converted."""
+
 import json
 
 import numpy as np
 import pytest
 
-from experiments import results
-from experiments.cli import UserError
+from experiments.reports import results
+from experiments.reports.records import mean_record, proportion_record, record_from
+from experiments.reports.results import MeasureInfo, Result
+from experiments.runtime.errors import UserError
 
-RESULT = {
-    "schema": results.SCHEMA,
-    "method": "int",
-    "dataset": "digits",
-    "protocol": {"name": "paper"},
-    "records": [],
-    "n": 3,
-    "seed": 1,
-    "data": {"name": "digits"},
-    **dict.fromkeys(("measures", "n_by_measure", "arrays", "versions", "git_revision", "device", "seconds")),
-}
+MADE = {"versions": {"irob": "1"}, "git_revision": None, "device": "1 x cpu", "seconds": 1.5, "checkpoint": {"sha256": "a", "step": 3}}
+RECORDS = [
+    proportion_record("robust_accuracy", np.array([True, False]), eps=0.1, attack="pgd"),
+    mean_record("tau", np.array([np.nan]), map="cam"),
+]
+RESULT = Result("int", "digits", "paper", 1, {"pgd": MeasureInfo(3, "how", {"k": 8})}, RECORDS, {"name": "digits"}, MADE)
 
 
 def test_what_is_written_is_read(tmp_path):
     file = tmp_path / "deep" / "r.json"
-    results.write(RESULT, {"a/b": np.arange(3)}, file)
-    result = results.read(file)
-    assert {**result, "arrays": None} == RESULT
-    np.testing.assert_array_equal(results.read_arrays(file, result)["a/b"], np.arange(3))
+    results.write_result(RESULT, {"a/b": np.arange(3)}, file)
+    found = results.read_result(file)
+    assert {**found.as_dict(), "arrays": None} == {**RESULT.as_dict(), "arrays": None}
+    assert found.records == RECORDS and found.measures == RESULT.measures and found.n == 3
+    np.testing.assert_array_equal(results.read_result_arrays(file, found)["a/b"], np.arange(3))
     assert sorted(path.name for path in file.parent.iterdir()) == ["r.json", "r.npz"]
+
+
+def test_records_are_flat_and_typed():
+    accuracy, tau = RECORDS
+    flat = accuracy.as_dict()
+    assert flat == {
+        "measure": "",
+        "metric": "robust_accuracy",
+        "eps": 0.1,
+        "attack": "pgd",
+        "n": 2,
+        "value": 0.5,
+        "ci95": list(accuracy.ci95),
+    }
+    assert record_from(flat) == accuracy and accuracy["eps"] == 0.1 and accuracy.get("map") is None
+    assert accuracy.has(eps=0.1, n=2) and not accuracy.has(eps=0.2)
+    assert (tau.n, tau.value, tau.ci95) == (0, None, None)
+    assert mean_record("tau", np.array([0.5])).ci95 is None
+    three = mean_record("tau", np.array([1.0, 2.0, 3.0, np.inf]))
+    assert (three.n, three.value) == (3, 2.0) and three.ci95 == pytest.approx((2 - 1.959964 / 3**0.5, 2 + 1.959964 / 3**0.5))
+
+
+TEXT = json.dumps(RESULT.as_dict())
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (json.dumps(RESULT)[:-20], "is not a whole result file .*: measure it again"),
-        ("", "is not a whole result file"),
-        ("[]", "is no result file of experiments.evaluate"),
-        ('{"a": 1}', "is no result file"),
-        (json.dumps({**RESULT, "schema": 1}), f"has schema 1, this version reads {results.SCHEMA}"),
-        (json.dumps({k: v for k, v in RESULT.items() if k != "records"}), r"is not a whole result file \(records is missing\)"),
+        (TEXT[:-20], "is not a complete result file .*: measure again"),
+        ("", "is not a complete result file"),
+        ("[]", "is not a result file of experiments.evaluate"),
+        ('{"a": 1}', "is not a result file"),
+        (TEXT.replace('"schema": 3', '"schema": 1'), "has schema 1; this version reads 3 and converts 2"),
+        (TEXT.replace('"records"', '"recorded"'), r"is not a complete result file \(records is missing\)"),
+        (TEXT.replace('"metric"', '"metrics"'), r"a record or a measure lacks 'metric'"),
+        (TEXT.replace('"description"', '"descriptions"'), r"is not a complete result file"),
     ],
 )
 def test_what_is_no_result_is_refused(tmp_path, text, message):
     file = tmp_path / "r.json"
     file.write_text(text)
     with pytest.raises(UserError, match=message):
-        results.read(file)
+        results.read_result(file)
+
+
+OLD = {
+    "schema": 2,
+    "method": "int",
+    "dataset": "mnist",
+    "measures": ["pgd", "aai", "bound", "isa", "tradeoff", "unforeseen"],
+    "protocol": {"name": "standard", "description": "strong", "steps": 150},
+    "attacks": [],
+    "records": [
+        {"metric": "clean_accuracy", "eps": 0.0, "n": 5, "value": 1.0, "ci95": [0.5, 1.0]},
+        {"metric": "robust_accuracy", "attack": "pgd", "eps": 0.1, "n": 5, "value": 0.8, "ci95": [0.4, 0.9]},
+        {"metric": "kendall_tau", "attack": "aai", "map": "cam", "eps": 0.1, "n": 5, "value": 0.8, "ci95": None},
+        {"metric": "bound_holds", "attack": "isa", "against": "one_class", "discrepancy": "two_class", "n": 5, "value": 1.0, "ci95": None},
+        {"metric": "normalised_discrepancy", "attack": "isa", "discrepancy": "all_class", "n": 5, "value": 2.0, "ci95": None},
+        {"metric": "kendall_tau", "attack": "isa", "discrepancy": "all_class", "n": 5, "value": 0.2, "ci95": None},
+        {"metric": "discrepancy", "attack": "isa", "discrepancy": "one_class", "eps": 0.2, "n": 5, "value": 3.0, "ci95": None},
+        {"metric": "clean_accuracy", "attack": "none", "eps": 0.0, "n": 5, "value": 1.0, "ci95": None},
+        {"metric": "robust_accuracy", "attack": "fog", "eps": 128, "n": 5, "value": 0.5, "ci95": None},
+    ],
+    "n": 5,
+    "n_by_measure": {"pgd": 5, "aai": 5, "bound": 5, "isa": 5, "tradeoff": 5, "unforeseen": 5},
+    "seed": 99,
+    "data": {"name": "mnist"},
+    **MADE,
+}
+
+
+def test_a_result_of_schema_2_is_converted(tmp_path):
+    file = tmp_path / "r.json"
+    np.savez(file.with_suffix(".npz"), **{"isa/cam.one_class.l1/normalised": np.ones(2), "bound/minimal/margin": np.zeros(2)})
+    file.write_text(json.dumps({**OLD, "arrays": {"file": "r.npz", "sha256": results.storage.checksum(file.with_suffix(".npz"))}}))
+    found = results.read_result(file)
+    measures = [record.measure for record in found.records]
+    assert measures == ["pgd", "pgd", "aai", "bound", "isa", "isa", "tradeoff", "unforeseen", "unforeseen"]
+    assert found.records[3]["classes"] == "two_class" and found.records[4].metric == "normalized_discrepancy"
+    assert found.records[6].metric == "discrepancy" and found.records[6]["mean_eps"] == 0.2
+    assert found.protocol == "standard" and found.measures["aai"] == MeasureInfo(5, "strong", {}) and found.seed == 99
+    assert set(results.read_result_arrays(file, found)) == {"isa/cam.one_class.l1/normalized", "bound/minimal/half_gap"}
 
 
 def test_arrays_of_another_run_are_refused(tmp_path):
     file = tmp_path / "r.json"
-    results.write(RESULT, {"a": np.arange(3)}, file)
-    result = results.read(file)
+    results.write_result(RESULT, {"a": np.arange(3)}, file)
+    result = results.read_result(file)
     np.savez(tmp_path / "r.npz", a=np.arange(4))
     with pytest.raises(UserError, match=r"r.npz is not what was written with r.json"):
-        results.read_arrays(file, result)
+        results.read_result_arrays(file, result)
     (tmp_path / "r.npz").unlink()
-    assert results.read_arrays(file, result) == {}
+    assert results.read_result_arrays(file, result) == {}
 
 
 def test_a_missing_file(tmp_path):
     with pytest.raises(UserError, match="cannot be read: No such file"):
-        results.read(tmp_path / "none.json")
+        results.read_result(tmp_path / "none.json")
 
 
 def test_nothing_is_overwritten_unasked(tmp_path):

@@ -1,3 +1,5 @@
+"""Training: the step against the same written out, the log, the workdir, interruption and resumption."""
+
 import json
 import os
 import sys
@@ -9,63 +11,109 @@ import pytest
 import tfds_directories
 
 import irob
-from experiments import data, parallel, training
-from experiments.checkpoints import Checkpoints, checksums
-from experiments.cli import UserError
-from experiments.configs import digits, restricted_imagenet
+from experiments import data
+from experiments.configs import base
+from experiments.data.splits import Images
+from experiments.runtime import devices
+from experiments.runtime.checkpoints import Checkpoints, checksums
+from experiments.runtime.errors import UserError
+from experiments.runtime.models import build_network
+from experiments.runtime.plan import current_plan
+from experiments.training import loop, recipe, validation
+from experiments.training.log import Log
+from experiments.training.loop import train
+from experiments.training.step import initial_state, make_step, residual_floats, zero_metrics
+from experiments.training.validation import validation_scores
+from experiments.training.workdir import locked_workdir
+from irob.attacks.projected_gradient import AttackResult
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
-    config = digits.get_config("int,tiny")
-    return workdir, config, training.train(config, str(workdir))
+    config = base.load_config("digits:int,tiny")
+    return workdir, config, train(config, str(workdir))
 
 
 def test_eps_and_learning_rate_follow_the_papers_formulas():
-    config = digits.get_config("int")
+    config = base.load_config("digits:int")
     config.eps, config.eps_ramp = 0.3, (2_000, 10_000)
     for step, expected in ((0, 0.0), (2_000, 0.0), (6_000, 0.15), (10_000, 0.3), (20_000, 0.3)):
-        np.testing.assert_allclose(training.eps_at(config, np.int32(step)), expected, rtol=1e-6)
+        np.testing.assert_allclose(recipe.eps_at(config, np.int32(step)), expected, rtol=1e-6)
     config.learning_rate, config.learning_rate_drops = 1e-3, (40_000, 60_000)
     for step, expected in ((40_000, 1e-3), (40_001, 1e-4), (60_000, 1e-4), (60_001, 1e-5)):
-        np.testing.assert_allclose(training.learning_rate_at(config, np.int32(step)), expected, rtol=1e-5)
+        np.testing.assert_allclose(recipe.learning_rate_at(config, np.int32(step)), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("map_name", ["cam", "saliency"])
+@pytest.mark.parametrize("map_name", ["cam", pytest.param("saliency", marks=pytest.mark.slow)])
 def test_a_step_is_the_attack_then_adam_on_the_outer_loss(map_name):
     """Against the same written out for one device, example by example, with another form of the network."""
-    config = digits.get_config("int,tiny")
+    config = base.load_config("digits:int,tiny")
     config.eps_ramp, config.map = (0, 0), map_name
-    network, defense = training.build(config)
-    state = training.initial_state(config, network)._replace(step=np.array(1, np.int32))
-    split = data.load("digits", "train")
+    network, defense = build_network(config), base.defense_of(config)
+    state = initial_state(config, network)._replace(step=np.array(1, np.int32))
+    split = data.load_split("digits", "train")
     images, labels = split.images[:8], split.labels[:8]
-    step = training.make_step(config, network, defense)
-    new_state, totals = step(
-        parallel.replicate(state), parallel.replicate(training.no_totals()), *parallel.shard((images[None], labels[None]), axis=1)
+    step = make_step(config, network, defense, current_plan())
+    new_state, sums = step(
+        devices.replicate(state), devices.replicate(zero_metrics()), *devices.shard((images[None], labels[None]), axis=1)
     )
 
     x = images.astype(np.float32) / 255
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), 1)
     explain = lambda params: irob.explainer(map_name, network, lambda network, _: lambda z: network.apply({"params": params}, z))
     ball, sizes = irob.LInf(config.eps), irob.constant_steps(config.attack.step_size, config.attack.num_steps)
-    x_adv = [
-        irob.pgd(defense.inner(explain(state.params), x[i], labels[i]), ball, x[i], step_sizes=sizes,
-                 start=ball.random_point(jax.random.fold_in(key, i), x[i]))
-        for i in range(8)
-    ]  # fmt: skip
-
-    def loss(params):
-        return sum(defense.outer(explain(params), x[i], x_adv[i], labels[i]) for i in range(8)) / 8
-
-    value, gradient = jax.value_and_grad(loss)(state.params)
-    np.testing.assert_allclose(parallel.first(totals).loss, value, rtol=1e-5)
+    attack = jax.jit(
+        lambda params, x, label, start: irob.pgd(defense.inner(explain(params), x, label), ball, x, step_sizes=sizes, start=start)
+    )
+    loss = jax.jit(jax.value_and_grad(lambda params, *example: defense.outer(explain(params), *example)))
+    of_each = []
+    for i in range(8):
+        x_adv = attack(state.params, x[i], labels[i], ball.random_point(jax.random.fold_in(key, i), x[i]))
+        of_each.append(loss(state.params, x[i], x_adv, labels[i]))
+    value, gradient = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *of_each)
+    np.testing.assert_allclose(devices.unreplicate(sums).loss, value, rtol=1e-5)
     optimizer = optax.adam(config.learning_rate)
     updates, _ = optimizer.update(gradient, optimizer.init(state.params))
     expected = optax.apply_updates(state.params, updates)
-    moved = jax.tree.map(lambda a, b: np.mean(np.abs(a - b) > 1e-5), parallel.first(new_state).params, expected)
+    moved = jax.tree.map(lambda a, b: np.mean(np.abs(a - b) > 1e-5), devices.unreplicate(new_state).params, expected)
     assert max(jax.tree.leaves(moved)) < 0.01  # Adam's first step is lr * sign(g): signs of vanishing gradients may differ
+
+
+def test_validation_is_accuracy_clean_and_under_a_plain_loop(trained, digits):
+    """Ten steps of eps / 4 on the cross-entropy from the random start of each image, last iterate."""
+    config = base.load_config("digits:int")
+    config.seed, config.eps = 3, 0.02
+    split = Images(digits.images[:9], digits.labels[:9], {})
+    scores = validation_scores(config, trained.network, trained.params, split)
+    x, eps = split.images / np.float32(255), np.float32(0.02)
+    logits = jax.jit(jax.vmap(lambda x: trained.network.explain(trained.params, x).logits))
+    gradient = jax.jit(jax.vmap(jax.grad(lambda x, t: irob.cross_entropy(trained.network.explain(trained.params, x).logits, t))))
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(3), __import__("zlib").crc32(b"cross_entropy")), 0)
+    x_adv = np.stack([irob.LInf(eps).random_point(jax.random.fold_in(key, i), x[i]) for i in range(9)])
+    for _ in range(10):
+        x_adv = np.clip(np.clip(x_adv + eps / 4 * np.sign(gradient(x_adv, split.labels)), x - eps, x + eps), 0, 1)
+    clean, robust = (np.argmax(logits(z), axis=1) == split.labels for z in (x, x_adv))
+    assert scores["clean_accuracy"] == pytest.approx(clean.mean())
+    assert abs(scores["robust_accuracy"] - (clean & robust).mean()) <= 1 / 9 + 1e-9
+    assert 0 < scores["robust_accuracy"] < scores["clean_accuracy"]
+
+
+def test_a_network_that_predicts_no_class_has_accuracy_zero(trained, digits):
+    config = base.load_config("digits:int")
+    broken = jax.tree.map(lambda a: np.full_like(a, np.nan), trained.params)
+    assert set(validation_scores(config, trained.network, broken, digits).values()) == {0.0}
+
+
+def test_the_floats_stored_for_the_backward_pass():
+    """Four times the layers; for each gradient that is differentiated again, and for each class of it."""
+    network = irob.create("small", (28, 28, 1), 10)
+    layers = 14 * 14 * 16 + 7 * 7 * 32 + 7 * 7 * 100
+    defenses = {name: irob.DEFENSES[name] for name in ("int", "ig_norm", "int_ig")}
+    assert residual_floats(network, defenses["int"](), 0) == 4 * layers
+    assert residual_floats(network, defenses["int"](), 10) == 4 * layers * 10 * 10
+    assert residual_floats(network, defenses["ig_norm"](chunk=5), 0) == 4 * layers * 5
+    assert residual_floats(network, defenses["int_ig"](chunk=2), 0) == 4 * layers * 2 * 10
 
 
 REFERENCE_LOSSES = [2.339038, 2.712888, 2.334722, 2.321081]
@@ -101,12 +149,19 @@ def test_another_config_is_refused_with_a_diff(finished):
     other = config.copy_and_resolve_references()
     other.learning_rate = 0.5
     with pytest.raises(UserError, match=r"run of another config.*\n.*config.learning_rate: 0.002 -> 0.5"):
-        training.train(other, str(workdir))
+        train(other, str(workdir))
+
+
+def test_what_does_not_decide_the_result_does_not_stop_a_run(finished):
+    workdir, config, state = finished
+    other = config.copy_and_resolve_references()
+    other.log_every, other.keep_last, other.evaluation.eps = 4, 5, (0.0, 0.3)
+    assert checksums(train(other, str(workdir))) == checksums(state)
 
 
 def test_a_finished_run_is_left_alone(finished, capsys):
     workdir, config, state = finished
-    assert checksums(training.train(config, str(workdir))) == checksums(state)
+    assert checksums(train(config, str(workdir))) == checksums(state)
     assert "has all 8 steps already" in capsys.readouterr().err
 
 
@@ -114,76 +169,85 @@ def test_checkpoints_of_another_network_are_refused(finished, tmp_path):
     workdir, config, _ = finished
     other = config.copy_and_resolve_references()
     other.network = "pool"
-    with training.claim(str(tmp_path), other):
+    with locked_workdir(str(tmp_path), other):
         pass
     os.symlink(workdir / "checkpoints", tmp_path / "checkpoints")
     with pytest.raises(UserError, match="of another network"):
-        training.train(other, str(tmp_path))
+        train(other, str(tmp_path))
 
 
 @pytest.mark.parametrize("bad_step", [6, 8])
 def test_a_step_that_is_not_finite_stops_and_keeps_the_good_checkpoint(tmp_path, monkeypatch, bad_step):
     """Step 8 saves: its loss is still finite, its new parameters are not."""
-    config = digits.get_config("normal,tiny")
-    monkeypatch.setattr(training, "learning_rate_at", lambda config, step: jax.numpy.where(step >= bad_step - 1, jax.numpy.inf, 1e-3))
+    config = base.load_config("digits:normal,tiny")
+    monkeypatch.setattr(recipe, "learning_rate_at", lambda config, step: jax.numpy.where(step >= bad_step - 1, jax.numpy.inf, 1e-3))
     with pytest.raises(UserError, match=rf"not finite at step {bad_step}: .* kept"):
-        training.train(config, str(tmp_path))
+        train(config, str(tmp_path))
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
         assert checkpoints.steps() == [4]
 
 
+def test_a_validation_attack_that_is_not_finite_stops(trained, digits, monkeypatch):
+    config = base.load_config("digits:normal,tiny", ["validation.attack_steps=1"])
+    nowhere = lambda objective, ball, x, key, num_steps: AttackResult(jax.numpy.nan * x, 0.0)
+    monkeypatch.setattr(validation, "ATTACK", nowhere)
+    with pytest.raises(UserError, match=r"the validation attack has no finite gradient for \d images: the logits overflow"):
+        validation_scores(config, trained.network, trained.params, digits.first(4))
+
+
 def test_a_start_that_fails_leaves_the_workdir_free(tmp_path):
-    config = digits.get_config("normal,tiny")
+    config = base.load_config("digits:normal,tiny")
     config.batch_size = 4_000
     with pytest.raises(UserError, match="training split has only 1297 images"):
-        training.train(config, str(tmp_path))
+        train(config, str(tmp_path))
     assert not list(tmp_path.iterdir())
 
 
 def test_other_data_than_the_run_began_with_are_refused(finished, tmp_path, monkeypatch):
     workdir, config, _ = finished
-    load = data.load
+    load = data.load_split
     altered = lambda *a: load(*a)._replace(source={"name": "digits", "from": "elsewhere", "sha256": "0"})
-    monkeypatch.setattr(training.data, "load", altered)
+    monkeypatch.setattr(loop.data, "load_split", altered)
     with pytest.raises(UserError, match=r"config.data: '\w+' -> '0'"):
-        training.train(config, str(workdir))
+        train(config, str(workdir))
 
 
 def test_a_workdir_without_its_config_is_refused(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(UserError, match=r"holds checkpoints or logs but no config\.json"):
-        training.train(digits.get_config("normal,tiny"), str(tmp_path))
+        train(base.load_config("digits:normal,tiny"), str(tmp_path))
 
 
 def test_one_training_at_a_time(tmp_path):
-    config = digits.get_config("normal,tiny")
-    with training.claim(str(tmp_path), config), pytest.raises(UserError, match="another training is running in"):
-        training.train(config, str(tmp_path))
+    config = base.load_config("digits:normal,tiny")
+    with locked_workdir(str(tmp_path), config), pytest.raises(UserError, match="another training is running in"):
+        train(config, str(tmp_path))
 
 
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="/proc is what root cannot write to")
 def test_a_workdir_that_cannot_be_written():
     with pytest.raises(UserError, match=r"--workdir /proc/nothing cannot be written"):
-        training.train(digits.get_config("normal,tiny"), "/proc/nothing")
+        train(base.load_config("digits:normal,tiny"), "/proc/nothing")
 
 
 def test_a_half_written_line_of_the_log_is_dropped_on_resume(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 2, "loss": 1.0}\n{"step": 6, "loss": 1.0}\n{"step": 8, "lo')
-    with training.Log(tmp_path, 4, digits.get_config("int,tiny")) as log:
+    with Log(tmp_path, 4, base.load_config("digits:int,tiny")) as log:
         log.training(6, 0.5)
     steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert steps == [2, 6]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_streamed_data_set_trains(tmp_path):
     """Restricted ImageNet at its size: 30 pictures of the released schema."""
     tfds_directories.write_imagenet(tmp_path / "tfds", n=48)
-    config = restricted_imagenet.get_config("int,tiny")
+    config = base.load_config("restricted_imagenet:int,tiny")
     config.num_steps = config.checkpoint_every = 2
     config.eps_ramp = (0, 1)
     config.validation.num_examples = 4
-    training.train(config, str(tmp_path / "run"), str(tmp_path / "tfds"))
+    train(config, str(tmp_path / "run"), str(tmp_path / "tfds"))
     with Checkpoints(tmp_path / "run", read_only=True) as checkpoints:
         assert checkpoints.steps() == [2]
         assert checkpoints.metadata("latest")["data"]["name"] == "restricted_imagenet"
@@ -193,7 +257,7 @@ def test_several_steps_in_a_dispatch_are_the_same_steps(finished, tmp_path):
     _, config, alone = finished
     together = config.copy_and_resolve_references()
     together.steps_per_dispatch = 2
-    state = training.train(together, str(tmp_path))
+    state = train(together, str(tmp_path))
     assert int(state.step) == 8
     # Another program rounds otherwise, and Adam's first steps have the size of the learning rate whatever the gradient's.
     moved = jax.tree.map(lambda a, b: np.mean(np.abs(a - b) > 1e-4), state.params, alone.params)
@@ -202,24 +266,26 @@ def test_several_steps_in_a_dispatch_are_the_same_steps(finished, tmp_path):
     np.testing.assert_allclose(losses, REFERENCE_LOSSES, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_an_attack_in_bfloat16_trains(tmp_path):
-    config = digits.get_config("int,tiny")
+    config = base.load_config("digits:int,tiny")
     config.attack.dtype = "bfloat16"
-    training.train(config, str(tmp_path))
+    train(config, str(tmp_path))
     losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines() if "loss" in line]
     np.testing.assert_allclose(losses, REFERENCE_LOSSES, rtol=2e-2)
     assert np.abs(np.array(losses[2:]) / REFERENCE_LOSSES[2:] - 1).max() > 5e-5, "it was an attack in float32"
 
 
+@pytest.mark.slow
 def test_interrupted_between_dispatches_it_ends_with_the_same_parameters(tmp_path, monkeypatch):
-    config = digits.get_config("int,tiny")
+    config = base.load_config("digits:int,tiny")
     config.steps_per_dispatch = 2
-    whole = training.train(config, str(tmp_path / "whole"))
-    at_each_save = iter([training.validate, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)])
+    whole = train(config, str(tmp_path / "whole"))
+    at_each_save = iter([loop.validation_scores, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)])
     with monkeypatch.context() as patched:
-        patched.setattr(training, "validate", lambda *arguments: next(at_each_save)(*arguments))
+        patched.setattr(loop, "validation_scores", lambda *arguments: next(at_each_save)(*arguments))
         with pytest.raises(KeyboardInterrupt):
-            training.train(config, str(tmp_path / "again"))
+            train(config, str(tmp_path / "again"))
     with Checkpoints(tmp_path / "again", read_only=True) as checkpoints:
         assert checkpoints.steps() == [4]
-    assert checksums(training.train(config, str(tmp_path / "again"))) == checksums(whole)
+    assert checksums(train(config, str(tmp_path / "again"))) == checksums(whole)

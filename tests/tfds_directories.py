@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow_datasets as tfds
 
-from experiments.prepare_data import encoded, released_examples, write_tfds
+from experiments.data.prepare import encoded, released_examples, write_tfds
 
 
 def write_mnist(out, n=40):

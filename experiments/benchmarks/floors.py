@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax
 
-from irob.networks import CAMNetwork, Conv
+from irob.models.cam_network import CAMNetwork, Conv
 
 
 class Cost(NamedTuple):
@@ -18,7 +18,7 @@ class Cost(NamedTuple):
         return Cost(self.operations + other.operations, self.bytes + other.bytes)
 
     def times(self, n: float) -> "Cost":
-        """N of it."""
+        """The cost of n times as much."""
         return Cost(self.operations * n, self.bytes * n)
 
 
@@ -52,8 +52,8 @@ def attack_step(network: CAMNetwork, maps: bool) -> Cost:
     return forward(network, maps).times(2.0)
 
 
-def training_step(network: CAMNetwork, method: str, batch: int, steps: int) -> Cost:
-    """An optimiser step of `int`, `adv` or `normal`: the attack, then forward and both gradients (three forward passes) of the outer loss."""
+def training_step_cost(network: CAMNetwork, method: str, batch: int, steps: int) -> Cost:
+    """An optimizer step of `int`, `adv` or `normal`: the attack, then forward and both gradients (three forward passes) of the outer loss."""
     if method == "normal":
         return forward(network, maps=False).times(3.0 * batch)
     if method == "adv":

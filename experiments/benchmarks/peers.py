@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from irob.arrays import Params
 from irob.convolutions import same_padding
-from irob.networks import CAMNetwork, MaxPool
+from irob.models.cam_network import CAMNetwork, MaxPool
+from irob.types import Params
 
 
 class TorchNetwork(nn.Module):
@@ -63,7 +63,7 @@ class TorchNetwork(nn.Module):
             setattr(self, name, torch.compile(getattr(self, name)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits `[n, C]`."""
+        """Logits `[n, C]` of images `[n, c, H, W]`."""
         if self.head is None:
             return self.features(x).mean(dim=(2, 3))
         return self.features(x).mean(dim=(2, 3)) @ self.head[:, :, 0, 0].T
@@ -85,7 +85,7 @@ def device() -> str:
 
 
 def fit(h: Tensor, shape: torch.Size) -> Tensor:
-    """The shortcut."""
+    """The shortcut of a residual layer, at another shape."""
     if h.shape[2] != shape[2]:
         h = functional.avg_pool2d(h, h.shape[2] // shape[2])
     missing = shape[1] - h.shape[1]

@@ -4,8 +4,8 @@ import multiprocessing
 import statistics
 from typing import Any
 
-from experiments.benchmarks.groups import STEPS, Step, our_step
 from experiments.benchmarks.timing import clocked
+from experiments.benchmarks.training_groups import STEPS, Step, our_step
 
 # The Int step of MNIST Small, and what is varied of it: heading -> (label, step, devices).
 BASE = STEPS["mnist_small"]
@@ -19,24 +19,26 @@ SCALING: dict[str, list[tuple[str, Step, int]]] = {
 
 def seconds_of(connection: Any, of: Step, rounds: int) -> None:
     """Sends the number of devices and the median seconds of an Int step."""
-    from experiments import parallel
+    from experiments.runtime import devices
+    from experiments.runtime.process import keep_freed_memory
 
+    keep_freed_memory()  # as the commands do
     step = our_step(of, "int")
     step()
-    connection.send((parallel.num_devices(), statistics.median(clocked(step)[0] for _ in range(rounds))))
+    connection.send((devices.num_devices(), statistics.median(clocked(step)[0] for _ in range(rounds))))
 
 
 def scaling(rounds: int) -> dict[str, Any]:
     """Times every variation in a process of its own, with as many fake devices as it asks for."""
-    from experiments import parallel
+    from experiments.runtime import devices
 
     context = multiprocessing.get_context("spawn")
     rows = []
     for what, variations in SCALING.items():
-        for label, of, devices in variations:
+        for label, of, count in variations:
             receiver, sender = context.Pipe(duplex=False)
             process = context.Process(target=seconds_of, args=(sender, of, rounds), daemon=True)
-            with parallel.fake_devices(devices):
+            with devices.fake_devices(count):
                 process.start()
             sender.close()  # so that a process that dies ends the wait
             try:
@@ -44,8 +46,8 @@ def scaling(rounds: int) -> dict[str, Any]:
             except EOFError as error:
                 raise RuntimeError(f"the process that timed {what} {label} died") from error
             process.join()
-            if seen != devices:
-                raise RuntimeError(f"{seen} devices where {devices} were asked for")
+            if seen != count:
+                raise RuntimeError(f"{seen} devices where {count} were asked for")
             rows.append({"what": what, "value": label, "devices": seen, "seconds": seconds})
     return {
         "name": "scaling",

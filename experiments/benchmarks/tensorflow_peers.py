@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from irob.arrays import Params
-from irob.networks import CAMNetwork, MaxPool
+from irob.models.cam_network import CAMNetwork, MaxPool
+from irob.types import Params
 
 Maps = Callable[[Any], Any]
 
@@ -35,7 +35,7 @@ def maps_of(network: CAMNetwork, variables: dict[str, dict[str, Any]]) -> Maps:
 
 
 def fit(h: Any, shape: Any) -> Any:
-    """The shortcut."""
+    """The shortcut of a residual layer, at another shape."""
     if h.shape[1] != shape[1]:
         h = tf.nn.avg_pool2d(h, h.shape[1] // shape[1], h.shape[1] // shape[1], "VALID")
     missing = shape[3] - h.shape[3]
@@ -51,7 +51,7 @@ def interpretation_change(clean: Any, attacked: Any, labels: Any) -> Any:
 
 
 def cross_entropy(maps: Any, labels: Any) -> Any:
-    """The mean over images."""
+    """The mean cross-entropy over images."""
     return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, tf.reduce_mean(maps, axis=(1, 2))))
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from experiments import cli
+from experiments.runtime.process import keep_freed_memory
 
 OURS = "irob"  # the contender that is ours
 
@@ -50,7 +50,7 @@ class Peers:
 
 def serve(connection: Any, make: Callable[..., dict[str, Callable[[], Any]]], arguments: tuple[Any, ...]) -> None:
     """In the process of the peers: makes them, then runs the one that is asked for until none is."""
-    cli.keep_memory()  # as ours does
+    keep_freed_memory()  # as ours does
     contenders = make(*arguments)
     connection.send(list(contenders))
     while (name := connection.recv()) is not None:

@@ -1,1 +1,1 @@
-"""What a report is made of: entries (results read), tables, pictures."""
+"""What a report is made of: records, result files, entries (results read), tables, figures, pages."""

@@ -1,5 +1,6 @@
 """Result files as a report sees them: which network, which data set, which protocol."""
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Sequence
@@ -7,64 +8,77 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import results, tables
-from experiments.cli import UserError
+from experiments.reports import results
+from experiments.reports.records import OUTCOMES, Record
+from experiments.reports.results import Result
+from experiments.runtime.errors import UserError, refuse
 
 
 class Entry(NamedTuple):
-    """One result file: the network's name in the report, its data set, protocol, content, and arrays by example."""
+    """One result file: the name of its network in the report, its content, and arrays per example."""
 
     label: str
-    dataset: str
-    protocol: str
-    result: dict[str, Any]
+    result: Result
     arrays: dict[str, np.ndarray]
 
-    def records(self, *metrics: str, attack: str | None = None) -> list[dict[str, Any]]:
-        """Its records of some metrics, and of one attack if given."""
-        return [r for r in self.result["records"] if r["metric"] in metrics and attack in (None, r.get("attack"))]
+    @property
+    def dataset(self) -> str:
+        """The name of its data set."""
+        return self.result.dataset
 
-    def measured(self, measure: str) -> dict[str, np.ndarray]:
-        """The arrays of one measure, without its prefix."""
-        return {key.removeprefix(f"{measure}/"): value for key, value in self.arrays.items() if key.startswith(f"{measure}/")}
+    @property
+    def protocol(self) -> str:
+        """The name of its protocol."""
+        return self.result.protocol
+
+    def of(self, measure: str) -> "Entry":
+        """What it holds of one measure: its records, and its arrays without the name of the measure."""
+        arrays = {key.removeprefix(f"{measure}/"): value for key, value in self.arrays.items() if key.startswith(f"{measure}/")}
+        records = [record for record in self.result.records if record.measure == measure]
+        return Entry(self.label, dataclasses.replace(self.result, records=records), arrays)
+
+    def records(self, *metrics: str, **settings: Any) -> list[Record]:
+        """The records of some metrics, or of all, with these settings."""
+        return [record for record in self.result.records if (not metrics or record.metric in metrics) and record.has(**settings)]
 
 
-def read(inputs: Sequence[str]) -> list[Entry]:
+def by_label(entries: Sequence[Entry]) -> list[Entry]:
+    """Entries in the order of their names and protocols."""
+    return sorted(entries, key=lambda entry: (entry.label, entry.protocol))
+
+
+def read_entries(inputs: Sequence[str]) -> list[Entry]:
     """The results in files and directories, each network under a name of its own.
 
     Raises:
-      UserError: for a file that is no whole result, two results of the same measurement, or none at all.
+      UserError: for a file that is not a complete result, two results of the same measurement, or none at all.
     """
-    files = [file for given in inputs for file in found(pathlib.Path(given))]
-    loaded = {file.resolve(): results.read(file) for file in files}
-    if not loaded:
-        raise UserError(
-            f"there are no result files in {', '.join(inputs) or 'nothing'}: give --inputs FILE.json or directories that hold some"
-        )
-    labels = unique_labels(list(loaded.values()))
-    taken: dict[tuple[Any, ...], pathlib.Path] = {}
+    files = [file for given in inputs for file in _result_files(pathlib.Path(given))]
+    loaded = {file.resolve(): results.read_result(file) for file in files}
+    refuse(
+        not loaded, f"there are no result files in {', '.join(inputs) or 'nothing'}: give --inputs FILE.json or directories that hold some"
+    )
+    _refuse_duplicates(loaded)
+    labels = _unique_labels(list(loaded.values()))
+    return [Entry(labels[identity(result)], result, results.read_result_arrays(file, result)) for file, result in loaded.items()]
+
+
+def _refuse_duplicates(loaded: dict[pathlib.Path, Result]) -> None:
+    """Two files may hold the same clean accuracy, but not the same attack."""
+    taken: dict[str, pathlib.Path] = {}
     for file, result in loaded.items():
-        for measure, map_name in measured_in(result):
-            key = (identity(result), result["dataset"], result["protocol"]["name"], measure, map_name)
-            if key in taken:
-                raise UserError(
-                    f"{taken[key]} and {file} both hold {measure} of the same network under the same protocol: give one of them"
-                )
-            taken[key] = file
-    return [
-        Entry(labels[identity(result)], result["dataset"], result["protocol"]["name"], result, results.read_arrays(file, result))
-        for file, result in loaded.items()
-    ]
+        for record in result.records:
+            if record.get("eps") != 0.0:
+                settings = {key: value for key, value in record.settings.items() if key not in OUTCOMES}
+                of_network = (identity(result), result.dataset, result.protocol, record.measure, record.metric, settings)
+                first = taken.setdefault(json.dumps(of_network, sort_keys=True), file)
+                if first != file:
+                    raise UserError(
+                        f"{first} and {file} both hold {record.measure} of the same network under the same protocol: give one of them"
+                    )
 
 
-def measured_in(result: dict[str, Any]) -> list[tuple[str, str | None]]:
-    """(measure, map or unforeseen attack) of everything that a result holds; None where a measure has neither."""
-    key = {"unforeseen": "attack"}
-    found = {(measure, r.get(key.get(measure, "map"))): None for measure in result["measures"] for r in tables.records_of(result, measure)}
-    return [pair for pair in found if pair != ("unforeseen", "none")]
-
-
-def found(given: pathlib.Path) -> list[pathlib.Path]:
+def _result_files(given: pathlib.Path) -> list[pathlib.Path]:
     """A file, or the result files under a directory: every .json there that has a schema, or cannot be read."""
     if not given.is_dir():
         return [given]
@@ -73,7 +87,7 @@ def found(given: pathlib.Path) -> list[pathlib.Path]:
         try:
             content = json.loads(file.read_text())
         except (ValueError, OSError):
-            return True  # half written or not to be read: `results.read` will say so
+            return True  # half written or unreadable: `results.read_result` will say so
         return isinstance(content, dict) and "schema" in content
 
     candidates = [
@@ -82,19 +96,21 @@ def found(given: pathlib.Path) -> list[pathlib.Path]:
     return [file for file in candidates if is_result(file)]
 
 
-def identity(result: dict[str, Any]) -> str:
+def identity(result: Result) -> str:
     """What tells one network from another: the checksums of its parameters."""
-    return json.dumps(result["weights"]["sha256"] if "weights" in result else result["checkpoint"]["sha256"], sort_keys=True)
+    provenance = result.provenance
+    return json.dumps(provenance["weights"]["sha256"] if "weights" in provenance else provenance["checkpoint"]["sha256"], sort_keys=True)
 
 
-def unique_labels(loaded: Sequence[dict[str, Any]]) -> dict[str, str]:
+def _unique_labels(loaded: Sequence[Result]) -> dict[str, str]:
     """Identity -> method or file name; where two networks share one, with the workdir and step, then with a number."""
     names = {identity(result): result for result in loaded}
-    labels = {key: str(result["method"]) for key, result in names.items()}
-    for again in (lambda result: f" ({pathlib.Path(result['checkpoint']['workdir']).name} {result['checkpoint']['step']})", None):
+    labels = {key: result.method for key, result in names.items()}
+    for from_checkpoint in (True, False):
         shared = {label for label in labels.values() if list(labels.values()).count(label) > 1}
         for i, (key, label) in enumerate(labels.items()):
             if label in shared:
-                result = names[key]
-                labels[key] = label + (again(result) if again and "checkpoint" in result else f" #{i + 1}")
+                checkpoint = names[key].provenance.get("checkpoint")
+                workdir = f" ({pathlib.Path(checkpoint['workdir']).name} {checkpoint['step']})" if checkpoint else ""
+                labels[key] = label + (workdir if from_checkpoint and workdir else f" #{i + 1}")
     return labels

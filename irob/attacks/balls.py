@@ -1,39 +1,63 @@
 """The sets that bound a perturbation: { x' in [0, 1]^n : ||x' - x||_p <= eps } for p = inf, 2, 1.
 
-The [0, 1] box is part of each set. A ball knows three things: `project` (the nearest point of the set), `ascend` (a step of a given size in the
-direction of steepest ascent of a linear function, for the ball's own norm) and `random_point`. `eps` may be traced, so one compiled attack serves a
-schedule of radii.
+The [0, 1] box is part of each set. An attack needs three methods of a ball: `project` (the nearest point of the set), `ascend` (a step of a given
+size in the direction of steepest ascent of a linear function, in the ball's own norm) and `random_point`. `eps` may be traced, so one compiled
+attack serves a schedule of radii. A row of `BALLS` also has the `length` of a perturbation, the `diameter` of the box and its largest radius.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from irob.arrays import Array, Point, PRNGKey, Scalar
+from irob.types import Array, Point, PRNGKey, Scalar
 
 
 @runtime_checkable
 class Ball(Protocol):
-    """What an attack needs of a norm."""
+    """What an attack needs to know of the set."""
 
     @property
     def eps(self) -> Scalar:
         """Radius, in the norm's own unit on pixels in [0, 1]."""
 
     def project(self, x_adv: Point, x: Point) -> Point:
-        """The point of the ball around x that is nearest to x_adv (in l2)."""
+        """A point of the set around x; x_adv itself if it is one."""
 
     def ascend(self, x_adv: Point, gradient: Point, step_size: Scalar) -> Point:
-        """The point reached from x_adv by a step of norm step_size that increases <gradient, .> most. Projection is left to `project`."""
+        """The point reached from x_adv by a step that increases <gradient, .>. It may leave the set."""
 
     def random_point(self, key: PRNGKey, x: Point) -> Point:
         """A random point of the ball around x."""
 
 
+class NormBall(Ball, Protocol):
+    """A row of `BALLS`: the balls of a norm, made by their radius.
+
+    `project` returns the nearest point of the set, in l2. The step of `ascend` has norm step_size and increases <gradient, .> most.
+    """
+
+    @staticmethod
+    def length(difference: Point) -> Scalar:
+        """The norm of a perturbation."""
+
+    @staticmethod
+    def diameter(shape: Sequence[int]) -> float:
+        """The norm of the diagonal of the box [0, 1]^shape: no perturbation is longer."""
+
+    @staticmethod
+    def max_eps() -> float:
+        """The largest radius that makes sense on pixels in [0, 1]."""
+
+
 class LInf(NamedTuple):
-    """`max_i |x'_i - x_i| <= eps`."""
+    """The l-inf ball `max_i |x'_i - x_i| <= eps`, within [0, 1].
+
+    >>> LInf(0.25).project(jnp.array([0.9, 0.0]), jnp.array([0.5, 0.1])).tolist()
+    [0.75, 0.0]
+    """
 
     eps: Scalar
 
@@ -49,39 +73,36 @@ class LInf(NamedTuple):
         """Uniform in the cube, clipped to [0, 1]."""
         return self.project(x + jax.random.uniform(key, x.shape, x.dtype, -1.0, 1.0) * self.eps, x)
 
+    @staticmethod
+    def length(difference: Point) -> Scalar:
+        """`max_i |d_i|`."""
+        return jnp.linalg.norm(difference.reshape(-1), jnp.inf)
 
-class ClippedLInf(NamedTuple):
-    """`LInf` with steps along the clipped gradient instead of its sign, as in the sneaking attack of the paper's authors.
+    @staticmethod
+    def diameter(shape: Sequence[int]) -> float:
+        """1, the range of a pixel."""
+        return 1.0
 
-    gain: they take 1000 / N, because their gradient is that of the mean over N images.
-    """
-
-    eps: Scalar
-    gain: Scalar
-
-    def project(self, x_adv: Point, x: Point) -> Point:
-        """That of `LInf`."""
-        return LInf(self.eps).project(x_adv, x)
-
-    def ascend(self, x_adv: Point, gradient: Point, step_size: Scalar) -> Point:
-        """`x' + step_size clip(gain g, -1, 1)`."""
-        return x_adv + step_size * jnp.clip(self.gain * gradient, -1.0, 1.0)
-
-    def random_point(self, key: PRNGKey, x: Point) -> Point:
-        """That of `LInf`."""
-        return LInf(self.eps).random_point(key, x)
+    @staticmethod
+    def max_eps() -> float:
+        """1, the range of a pixel."""
+        return 1.0
 
 
 class L2(NamedTuple):
-    """`sqrt(sum_i (x'_i - x_i)^2) <= eps`."""
+    """The l2 ball `sqrt(sum_i (x'_i - x_i)^2) <= eps`, within [0, 1].
+
+    >>> L2(1.0).project(jnp.array([0.5, 0.5]), jnp.array([0.5, 0.25])).tolist()
+    [0.5, 0.5]
+    """
 
     eps: Scalar
 
     def project(self, x_adv: Point, x: Point) -> Point:
         """The exact projection on ball and box together: x + clip(s d, -x, 1 - x), d = x' - x, with the largest s <= 1 that fits the ball.
 
-        Where the box stops a coordinate (s |d_i| >= r_i, its room) it gives r_i^2 to the squared length, else s^2 d_i^2. Solving for s with the
-        coordinates stopped so far stays below the solution and stops more of them, until none is left to stop.
+        Where the box stops a coordinate (s |d_i| >= r_i, its room) it adds r_i^2 to the squared length, otherwise s^2 d_i^2. Solving for s with
+        the coordinates stopped so far stays below the solution and stops more of them, until no further one is stopped.
         """
         d = x_adv - x
         room = jnp.where(d > 0.0, 1.0 - x, x)
@@ -96,7 +117,7 @@ class L2(NamedTuple):
         return x + jnp.clip(s * d, -x, 1.0 - x)
 
     def ascend(self, x_adv: Point, gradient: Point, step_size: Scalar) -> Point:
-        """`x' + step_size g / ||g||_2`; no move where g = 0. Scaled by max |g| first, lest the squares of a small gradient vanish."""
+        """`x' + step_size g / ||g||_2`; no move where g = 0. Divided by max |g| first, because the squares of a small gradient underflow."""
         largest = jnp.max(jnp.abs(gradient))
         direction = gradient / jnp.where(largest > 0.0, largest, 1.0)
         length = jnp.linalg.norm(direction)
@@ -109,25 +130,44 @@ class L2(NamedTuple):
         radius = self.eps * jax.random.uniform(radius_key, dtype=x.dtype) ** (1.0 / x.size)
         return jnp.clip(x + radius * direction / jnp.linalg.norm(direction), 0.0, 1.0)
 
+    @staticmethod
+    def length(difference: Point) -> Scalar:
+        """`sqrt(sum_i d_i^2)`."""
+        return jnp.linalg.norm(difference.reshape(-1))
+
+    @staticmethod
+    def diameter(shape: Sequence[int]) -> float:
+        """The root of the number of pixel values."""
+        return float(np.sqrt(np.prod(shape)))
+
+    @staticmethod
+    def max_eps() -> float:
+        """Infinite: every radius makes sense."""
+        return np.inf
+
 
 class L1(NamedTuple):
-    """`sum_i |x'_i - x_i| <= eps`."""
+    """The l1 ball `sum_i |x'_i - x_i| <= eps`, within [0, 1].
+
+    >>> L1(0.5).project(jnp.array([1.0, 0.5]), jnp.array([0.25, 0.5])).tolist()
+    [0.75, 0.5]
+    """
 
     eps: Scalar
 
     def project(self, x_adv: Point, x: Point) -> Point:
-        """The exact projection on ball and box together: |d_i| shrunk by a common amount t >= 0, then clipped to r_i, the room in the box.
+        """The exact projection on ball and box together: |d_i| reduced by a common amount t >= 0, then clipped to r_i, the room in the box.
 
-        The length sum_i clip(|d_i| - t, 0, r_i) falls with t along straight lines that bend at |d_i| - r_i and at |d_i|: sorted, the bends
-        tell which line meets eps.
+        The length sum_i clip(|d_i| - t, 0, r_i) is piecewise linear and decreasing in t, with knots at |d_i| - r_i and at |d_i|: the sorted knots
+        tell which piece reaches eps.
         """
         d = x_adv - x
         size = jnp.abs(d)
         room = jnp.minimum(size, jnp.where(d > 0.0, 1.0 - x, x))
-        bends = jnp.concatenate([(size - room).reshape(-1), size.reshape(-1)])
-        order = jnp.argsort(bends)
-        at = bends[order]
-        slope = jnp.cumsum(jnp.where(order < d.size, -1.0, 1.0))  # after each bend
+        knots = jnp.concatenate([(size - room).reshape(-1), size.reshape(-1)])
+        order = jnp.argsort(knots)
+        at = knots[order]
+        slope = jnp.cumsum(jnp.where(order < d.size, -1.0, 1.0))  # after each knot
         lengths = jnp.sum(room) + jnp.concatenate([jnp.zeros(1), jnp.cumsum(slope[:-1] * jnp.diff(at))])
         last = jnp.maximum(jnp.sum(lengths > self.eps) - 1, 0)
         t = jnp.where(lengths[0] > self.eps, at[last] + (lengths[last] - self.eps) / jnp.maximum(-slope[last], 1.0), 0.0)
@@ -136,13 +176,13 @@ class L1(NamedTuple):
             kept = jnp.clip(size - t, 0.0, room)
             return jnp.sum(kept), jnp.sum((kept > 0.0) & (kept < room))
 
-        length, moving = length_and_slope(t)  # one Newton step takes the rounding of the long sums away
+        length, moving = length_and_slope(t)  # one Newton step removes the rounding of the long sums
         t = jnp.maximum(t + (length - self.eps) / jnp.maximum(moving, 1), 0.0)
         return x + jnp.sign(d) * jnp.clip(size - t, 0.0, room)
 
     def ascend(self, x_adv: Point, gradient: Point, step_size: Scalar) -> Point:
-        """The best point of the l1 ball of radius step_size around x' within the box: pixels are moved in the order of |g|, each as far
-        as the box lets it, until step_size is spent. (Without the box only one pixel would move, and soon be stuck at its end.)
+        """The best point of the l1 ball of radius step_size around x' within the box: pixels move in the order of |g|, each as far as the box
+        allows, until step_size is spent. (Without the box only one pixel would move, and soon be stuck at its end.)
         """
         room = jnp.where(gradient > 0.0, 1.0 - x_adv, x_adv) * (gradient != 0.0)
         order = jnp.argsort(-jnp.abs(gradient).reshape(-1))
@@ -158,5 +198,20 @@ class L1(NamedTuple):
         signs = jax.random.rademacher(sign_key, x.shape, x.dtype)
         return jnp.clip(x + self.eps * signs * (sizes[:-1] / jnp.sum(sizes)).reshape(x.shape), 0.0, 1.0)
 
+    @staticmethod
+    def length(difference: Point) -> Scalar:
+        """`sum_i |d_i|`."""
+        return jnp.linalg.norm(difference.reshape(-1), 1)
 
-BALLS: dict[str, Callable[[Scalar], Ball]] = {"linf": LInf, "l2": L2, "l1": L1}
+    @staticmethod
+    def diameter(shape: Sequence[int]) -> float:
+        """The number of pixel values."""
+        return float(np.prod(shape))
+
+    @staticmethod
+    def max_eps() -> float:
+        """Infinite: every radius makes sense."""
+        return np.inf
+
+
+BALLS: dict[str, type[Any]] = {"linf": LInf, "l2": L2, "l1": L1}  # each a `NormBall`

@@ -1,4 +1,4 @@
-"""How small a perturbation may be: bisection on a scalar, one example at a time, in a fixed number of rounds, so that it vectorises."""
+"""The smallest perturbation that succeeds: bisection on a scalar, one example at a time, in a fixed number of rounds, so that it vectorizes."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from irob.arrays import Array, Image, Scalar
+from irob.types import Array, Image, Scalar
 
 
 class Bisection(NamedTuple):
-    """lower, upper: the bracket that is left. values `[rounds + 1]`: what was tried. outcomes: what each trial gave, stacked `[rounds + 1, ...]`."""
+    """lower, upper: the remaining bracket. values `[rounds + 1]`: what was tried. outcomes: of each trial, stacked `[rounds + 1, ...]`."""
 
     lower: Scalar
     upper: Scalar
@@ -19,7 +19,7 @@ class Bisection(NamedTuple):
     outcomes: Any
 
 
-class Minimal(NamedTuple):
+class MinimalPerturbation(NamedTuple):
     """eps: the smallest radius at which the attack succeeded; the limit if it never did. x_adv: the image at that radius. found: whether it did."""
 
     eps: Scalar
@@ -28,12 +28,12 @@ class Minimal(NamedTuple):
 
 
 def lower_end(lower: Scalar, upper: Scalar) -> Scalar:
-    """The largest value that said up, 0 if none did."""
+    """The largest value whose trial went up; 0 if none did."""
     return lower
 
 
 def upper_end(lower: Scalar, upper: Scalar) -> Scalar:
-    """The smallest value that said down, the limit if none did."""
+    """The smallest value whose trial went down; the limit if none did."""
     return upper
 
 
@@ -44,11 +44,10 @@ def bisect(
     rounds: int,
     last: Callable[[Scalar, Scalar], Scalar] = upper_end,
 ) -> Bisection:
-    """Searches [0, limit] for the value at which `trial` changes its mind.
+    """Searches [0, limit] for the value at which `trial` changes its answer.
 
-    From `start`: up to the middle of the bracket, though never more than doubling, while the trial says up; else down to its middle. One trial
-    more at an end of the bracket concludes. The rule of the paper's authors for both of their searches (Boopathy et al. 2020,
-    https://arxiv.org/abs/2006.14748, code).
+    From `start` it goes up to the middle of the bracket, but never more than doubling, while the trial says up; otherwise down to the middle.
+    One more trial at an end of the bracket concludes.
 
     Args:
       trial: value -> (bool, whether to go up; anything).
@@ -56,8 +55,14 @@ def bisect(
       rounds: trials before the last.
       last: `lower_end` or `upper_end`.
 
+    Returns:
+      The bracket, and all values tried with their outcomes.
+
     Raises:
       ValueError: unless 0 < start <= limit and rounds >= 1.
+
+    References:
+      Boopathy et al. 2020, https://arxiv.org/abs/2006.14748, code: the rule of both of their searches.
 
     >>> round(float(bisect(lambda v: (v < 0.3, None), 0.05, 1.0, 12).upper), 3)
     0.3
@@ -86,13 +91,20 @@ def smallest_eps(
     start: float = 0.05,
     limit: float = 1.0,
     rounds: int = 10,
-) -> Minimal:
-    """The smallest radius at which an attack succeeds, found by bisection; as sharp as the attack is monotone in its radius.
+) -> MinimalPerturbation:
+    """The smallest radius at which an attack succeeds, by bisection. It is as exact as the attack is monotone in its radius.
 
     Args:
       attack: eps -> attacked image.
-      succeeds: whether an image has what the attack is after.
-      start, limit, rounds: of `bisect`. The defaults are those of the paper's authors.
+      succeeds: attacked image -> whether it is a success.
+      start, limit, rounds: of `bisect`. The defaults are those of Boopathy et al. 2020.
+
+    Returns:
+      The radius, the image at that radius, and whether any trial succeeded.
+
+    >>> found = smallest_eps(lambda eps: jnp.full((1, 1, 1), eps), lambda z: z[0, 0, 0] >= 0.25, rounds=14)
+    >>> round(float(found.eps), 3), bool(found.found)
+    (0.25, True)
     """
 
     def trial(eps: Scalar) -> tuple[Array, tuple[Image, Array]]:
@@ -104,4 +116,4 @@ def smallest_eps(
     images, successes = search.outcomes
     found = jnp.any(successes)
     picked = jnp.where(found, jnp.argmin(jnp.where(successes, search.values, jnp.inf)), rounds)
-    return Minimal(search.values[picked], images[picked], found)
+    return MinimalPerturbation(search.values[picked], images[picked], found)

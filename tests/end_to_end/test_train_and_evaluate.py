@@ -7,18 +7,19 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import parallel, training
-from experiments.checkpoints import Checkpoints, checksums
-from experiments.configs import digits
+from experiments.configs import base
+from experiments.runtime import devices
+from experiments.runtime.checkpoints import Checkpoints, checksums
+from experiments.runtime.models import build_network
+from experiments.training.step import initial_state
 
 CONFIG = ("--config", "experiments/configs/digits.py:int,tiny", "--config.num_steps=24", "--config.evaluation.eps=(0.0,0.02,0.1)")
 
 
 def final_state(workdir):
-    config = digits.get_config("int,tiny")
-    network, _ = training.build(config)
+    config = base.load_config("digits:int,tiny")
     with Checkpoints(workdir, read_only=True) as checkpoints:
-        return checkpoints.restore("latest", training.initial_state(config, network)).state
+        return checkpoints.restore("latest", initial_state(config, build_network(config))).state
 
 
 def log(workdir):
@@ -46,23 +47,25 @@ def test_killed_and_started_again_it_ends_with_the_same_bits(commands, uninterru
     assert [line["step"] for line in log(tmp_path)] == [line["step"] for line in log(uninterrupted)]
 
 
+@pytest.mark.slow
 def test_eight_devices_train_and_evaluate_like_one(commands, uninterrupted, tmp_path):
     commands.run("train", *CONFIG, "--workdir", tmp_path, devices=8)
     assert_equal_up_to_rounding(final_state(tmp_path), final_state(uninterrupted))
     options = ("--workdir", uninterrupted, "--num_examples", 37)
-    for devices, batch_size in ((1, 8), (8, 3)):
-        commands.run("evaluate", *options, "--batch_size", batch_size, "--out", tmp_path / f"{devices}.json", devices=devices)
-    one, eight = (json.loads((tmp_path / f"{devices}.json").read_text()) for devices in (1, 8))
+    for count, batch_size in ((1, 8), (8, 3)):
+        commands.run("evaluate", *options, "--batch_size", batch_size, "--out", tmp_path / f"{count}.json", devices=count)
+    one, eight = (json.loads((tmp_path / f"{count}.json").read_text()) for count in (1, 8))
     assert one["records"] == eight["records"]
-    assert one["n"] == 37
+    assert one["measures"]["pgd"]["n"] == 37
 
 
+@pytest.mark.slow
 def test_a_command_makes_a_device_of_each_core_that_the_batch_fills(commands, tmp_path):
     commands.run("train", *CONFIG, "--config.batch_size=17", "--workdir", tmp_path, devices=None)  # which no other number divides
     commands.run("evaluate", "--workdir", tmp_path, "--num_examples", 33, "--eps", "0", devices=None)
     result = json.loads((tmp_path / "standard_latest.json").read_text())
-    assert result["device"] == f"{min(parallel.cores(), 2)} x cpu"
-    assert result["n"] == 33
+    assert result["device"] == f"{min(devices.cores(), 2)} x cpu"
+    assert result["measures"]["pgd"]["n"] == 33
 
 
 def free_address():
@@ -77,6 +80,7 @@ def on_two_processes(commands, module, *arguments):
         commands.finish(process)
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_train_and_evaluate_like_one(commands, uninterrupted, tmp_path):
     commands.train_until_killed(tmp_path / "checkpoints" / "4", *CONFIG, "--workdir", tmp_path)
     on_two_processes(commands, "train", *CONFIG, "--workdir", tmp_path)
@@ -101,7 +105,9 @@ def test_evaluate_writes_records_with_their_provenance(commands, uninterrupted, 
         assert record["n"] == 200
         assert record["ci95"][0] <= record["value"] <= record["ci95"][1]
         assert f"{record['value']:.3f}" in out
-    assert result["protocol"]["steps"] == 200 and result["protocol"]["objectives"] == ["plain_cross_entropy"]
+    settings = result["measures"]["pgd"]["settings"]
+    assert settings["steps"] == [200] and settings["objectives"] == ["logsumexp_cross_entropy"] and settings["attack"] == "paper_pgd"
+    assert {record["measure"] for record in result["records"]} == {"pgd"} and result["protocol"] == "paper"
     assert result["data"]["name"] == "digits" and result["config"]["method"] == "int" and result["seed"] == 99
     assert {"versions", "git_revision", "device", "checkpoint", "schema"} <= set(result)
 

@@ -1,57 +1,49 @@
-"""Attacks that were not foreseen in training: fog, Gabor noise, snow, JPEG artefacts, elastic deformation.
+"""Unforeseen attacks, which were not part of the training: fog, Gabor noise, snow, JPEG artifacts, elastic deformation.
 
-Kang et al. 2019, https://arxiv.org/abs/1908.08016, whose sizes `eps` these are. Each attack is a differentiable picture of a variable, drawn on one
-image, and `attacks.pgd` climbs in the variable:
+Kang et al. 2019, https://arxiv.org/abs/1908.08016; the sizes `eps` are theirs. Each attack renders an image from a variable, differentiably, and
+`pgd` ascends in the variable:
 
-    variation = UNFORESEEN["fog"].vary(key, x, eps)
-    v = pgd(lambda v: loss(explain(variation.render(v)).logits), variation.ball, variation.start, step_sizes=UNFORESEEN["fog"].step_sizes(eps, 200))
+    attack = UNFORESEEN["fog"]
+    variation = attack.vary(key, x, eps)
+    v = pgd(lambda v: loss(explain(variation.render(v)).logits), variation.ball, variation.start, step_sizes=attack.steps(eps, 200))
     x_adv = variation.render(v)
 
-What is drawn at random (flakes, kernels, starts) comes from the key, so an image's result is a function of (key, image).
+Everything random (flakes, kernels, starts) comes from the key, so the result of an image is a function of (key, image).
 """
 
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
-
-from irob.arrays import Array, Image, PRNGKey, Scalar
-from irob.attacks.pgd import constant_steps
+from irob.attacks.projected_gradient import StepRule, step_rule
 from irob.attacks.unforeseen import elastic, fog, gabor, jpeg, snow
 from irob.attacks.unforeseen.variation import Variation
+from irob.types import Array, Image, PRNGKey, Scalar
 
-__all__ = ["UNFORESEEN", "Unforeseen", "Variation", "by_size", "frank_wolfe", "slow"]
+__all__ = ["UNFORESEEN", "UnforeseenAttack", "Variation"]
 
 
-class Unforeseen(NamedTuple):
-    """vary: `(key, x, eps) -> Variation`. step_sizes: `(eps, steps) -> [steps]`, those of its authors."""
+class UnforeseenAttack(NamedTuple):
+    """vary: `(key, x, eps) -> Variation`. step_sizes: of its authors, a key of `STEP_SIZES` or a rule. eps: default sizes, for an attack
+    without calibrated ones.
+    """
 
     vary: Callable[[PRNGKey, Image, Scalar], Variation]
-    step_sizes: Callable[[Scalar, int], Array]
+    step_sizes: str | StepRule
+    eps: tuple[float, ...] = ()
+
+    def steps(self, eps: Scalar, num_steps: int) -> Array:
+        """`[num_steps]`, the sizes of its steps."""
+        return step_rule(self.step_sizes)(eps, num_steps)
 
 
-def slow(eps: Scalar, steps: int) -> Array:
-    """0.002236 for every size: of variables in [0, 1], which 200 such steps half cross (Kang et al. 2019, calibration files)."""
-    return constant_steps(0.002236, steps)
-
-
-def by_size(eps: Scalar, steps: int) -> Array:
-    """`eps / sqrt(steps)` (Kang et al. 2019, sec. 4)."""
-    return constant_steps(eps / np.sqrt(steps), steps)
-
-
-def frank_wolfe(eps: Scalar, steps: int) -> Array:
-    """`1 / (k + 1)`, k = 0, 1, ...: the iterate is the mean of all corners so far."""
-    return (1.0 / np.arange(1, steps + 1)).astype(np.float32)
-
-
-UNFORESEEN: dict[str, Unforeseen] = {
-    "jpeg_linf": Unforeseen(functools.partial(jpeg.vary, jpeg.LInf), by_size),
-    "jpeg_l2": Unforeseen(functools.partial(jpeg.vary, jpeg.L2), by_size),
-    "jpeg_l1": Unforeseen(functools.partial(jpeg.vary, jpeg.L1), frank_wolfe),
-    "elastic": Unforeseen(elastic.vary, by_size),
-    "fog": Unforeseen(fog.vary, slow),
-    "gabor": Unforeseen(gabor.vary, slow),
-    "snow": Unforeseen(snow.vary, slow),
+# Kang et al. 2019: steps of eps / sqrt(steps) in sec. 4; 0.002236 for every size in their calibration files, for variables in [0, 1].
+UNFORESEEN: dict[str, UnforeseenAttack] = {
+    "jpeg_linf": UnforeseenAttack(functools.partial(jpeg.vary, jpeg.LInfJPEG), "eps/sqrt(steps)"),
+    "jpeg_l2": UnforeseenAttack(functools.partial(jpeg.vary, jpeg.L2JPEG), "eps/sqrt(steps)"),
+    "jpeg_l1": UnforeseenAttack(functools.partial(jpeg.vary, jpeg.L1JPEG), "1/(k+1)"),
+    "elastic": UnforeseenAttack(elastic.vary, "eps/sqrt(steps)"),
+    "fog": UnforeseenAttack(fog.vary, "constant 0.002236"),
+    "gabor": UnforeseenAttack(gabor.vary, "constant 0.002236"),
+    "snow": UnforeseenAttack(snow.vary, "constant 0.002236"),
 }

@@ -8,8 +8,8 @@ import numpy as np
 from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Float
 
-from irob.arrays import Array, Image, PRNGKey, Scalar
 from irob.attacks.unforeseen.variation import Range, Variation
+from irob.types import Array, Image, PRNGKey, Scalar
 
 REACH, SIGMA = 12, 3.0  # of the Gaussian that smooths the field, in pixels
 
@@ -23,22 +23,22 @@ def smoothing(side: int) -> Float[np.ndarray, "side side"]:
 
 
 def flow(variable: Float[Array, "H W 2"]) -> Float[Array, "H W 2"]:
-    """The field, smoothed: where each pixel looks, in pixels down and right of itself."""
+    """The smoothed field: from where each pixel is taken, in pixels down and right of itself."""
     rows, columns = (smoothing(side) for side in variable.shape[:2])
     return jnp.einsum("hi,ijd,wj->hwd", rows, variable, columns)
 
 
 def render(x: Image, variable: Float[Array, "H W 2"]) -> Image:
-    """The image looked at through the field, between pixels bilinearly; beyond the edge it is black."""
+    """The image resampled along the field, bilinearly; black beyond the edge."""
     height, width, _ = x.shape
-    looked_at = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij")) + jnp.moveaxis(flow(variable), -1, 0)
-    planes = jax.vmap(lambda plane: map_coordinates(plane, list(looked_at), order=1, mode="constant"), in_axes=2, out_axes=2)(
+    positions = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij")) + jnp.moveaxis(flow(variable), -1, 0)
+    planes = jax.vmap(lambda plane: map_coordinates(plane, list(positions), order=1, mode="constant"), in_axes=2, out_axes=2)(
         jnp.asarray(x)
     )
     return jnp.clip(planes, 0.0, 1.0)  # rounding
 
 
 def vary(key: PRNGKey, x: Image, eps: Scalar) -> Variation:
-    """eps: most that the field may say before it is smoothed, in pixels. The variable: the field."""
+    """eps: bound of the field before it is smoothed, in pixels. The variable: the field."""
     ball = Range(-eps, eps)
     return Variation(lambda v: render(x, v), ball, ball.random_point(key, jnp.zeros((*x.shape[:2], 2), x.dtype)))

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Complex, Float
 
-from irob.arrays import Array, Image, Point, PRNGKey, Scalar
 from irob.attacks.balls import LInf
 from irob.attacks.unforeseen.variation import Variation, correlated, off_canvas, on_canvas, spectrum
+from irob.types import Array, Image, Point, PRNGKey, Scalar
 
 SHAPES, SIDE, MIDDLE = 7, 13, 6
 BUDGET, BLOCK = 0.2, 8  # mean strength of a block of 8 x 8 flakes
@@ -21,7 +21,7 @@ class Flakes(NamedTuple):
     eps: Scalar = BUDGET
 
     def project(self, s: Point, start: Point) -> Point:
-        """Clip, then scale the blocks that are above the budget."""
+        """Clip, then scale the blocks above the budget."""
         s = jnp.clip(s, 1e-9, 1.0)
         n, h, w = s.shape
         whole = jnp.pad(s, ((0, 0), (0, -h % BLOCK), (0, -w % BLOCK)))
@@ -53,7 +53,7 @@ def line(rows: Any, columns: Any, width: Scalar) -> Float[Array, "7 7"]:
 
 
 def flake(rows: Any, columns: Any, width: Scalar, sigma: Scalar, flipped: Any) -> Float[Array, "k k"]:
-    """A line from the middle and its mirror image through the middle, perhaps flipped from left to right, blurred by a 3 x 3 Gaussian."""
+    """A line from the middle and its mirror image through the middle, flipped from left to right if so asked, blurred by a 3 x 3 Gaussian."""
     half = line(rows, columns, width)
     sharp = jnp.zeros((SIDE, SIDE)).at[MIDDLE:, MIDDLE:].set(half).at[: MIDDLE + 1, : MIDDLE + 1].set(half[::-1, ::-1])
     sharp = jnp.where(flipped, sharp[:, ::-1], sharp)
@@ -91,7 +91,7 @@ def fallen(strengths: Float[Array, "7 rows columns"], flakes: Complex[Array, "7 
 def render(x: Image, variable: Float[Array, "7 rows columns"], eps: Scalar, flakes: Complex[Array, "7 u v"]) -> Image:
     """`clip(0.75 x + 0.25 max(x, 1.5 lum + 0.5) + eps S)`, S the flakes, lum = 0.2126 R + 0.7152 G + 0.0722 B.
 
-    A snowy day is pale: with eps = 0 the image is whitened all the same.
+    Snow whitens the whole image, with eps = 0 as well.
     """
     canvas = on_canvas(x)
     lum = (canvas @ np.array([0.2126, 0.7152, 0.0722], np.float32))[..., None]

@@ -1,4 +1,4 @@
-"""What the unforeseen attacks share: the record, the canvas they draw on, and correlation with a kernel of one's own."""
+"""Shared by the unforeseen attacks: the record, the canvas they render on, and correlation with a kernel per image."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,18 +7,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Complex, Float
 
-from irob.arrays import Array, Image, Point, Scalar
 from irob.attacks.balls import Ball, LInf
+from irob.types import Array, Image, Point, Scalar
 
 Render = Callable[[Any], Image]
 
 
 class Variation(NamedTuple):
-    """An attack on one image, ready to be climbed.
+    """An attack on one image, to be ascended in its variable.
 
     render: variable -> image in [0, 1], differentiable.
-    ball: where the variable may be.
-    start: the first variable, at random, and the point that `ball` is around.
+    ball: the set of the variable.
+    start: the first variable, random, and the point that `ball` is around.
     """
 
     render: Render
@@ -27,18 +27,18 @@ class Variation(NamedTuple):
 
 
 class Range(NamedTuple):
-    """`low <= v <= high`, climbed by the sign of the gradient."""
+    """`low <= v <= high`, with steps along the sign of the gradient."""
 
     low: Scalar
     high: Scalar
 
     @property
     def eps(self) -> Scalar:
-        """Half the width."""
+        """Half of the width high - low."""
         return (self.high - self.low) / 2
 
     def project(self, v: Point, start: Point) -> Point:
-        """Clip."""
+        """Clips to the range [low, high]."""
         return jnp.clip(v, self.low, self.high)
 
     def ascend(self, v: Point, gradient: Point, step_size: Scalar) -> Point:
@@ -46,25 +46,25 @@ class Range(NamedTuple):
         return LInf(self.eps).ascend(v, gradient, step_size)
 
     def random_point(self, key: Any, start: Point) -> Point:
-        """Uniform."""
+        """`v ~ U[low, high]`, each coordinate by itself."""
         return jax.random.uniform(key, start.shape, start.dtype, self.low, self.high)
 
 
 def on_canvas(x: Image) -> Float[Array, "height width 3"]:
-    """The image with zeros around it until its sides are multiples of 16, and in three colours.
+    """The image with zeros around it until its sides are multiples of 16, with three channels.
 
     Raises:
-      ValueError: unless it has one colour or three.
+      ValueError: unless it has one channel or three.
     """
     if x.shape[2] not in (1, 3):
-        raise ValueError(f"this attack is drawn in one colour or three, the image has {x.shape[2]}")
+        raise ValueError(f"this attack needs images with one channel or three, got {x.shape[2]}")
     (top, bottom), (left, right) = (_margins(side) for side in x.shape[:2])
     padded = jnp.pad(x, ((top, bottom), (left, right), (0, 0)))
     return jnp.repeat(padded, 3, axis=2) if x.shape[2] == 1 else padded
 
 
 def off_canvas(drawn: Float[Array, "height width 3"], x: Image) -> Image:
-    """What `on_canvas` did to x undone: the middle, and the mean over colours if x is grey."""
+    """The inverse of `on_canvas`: the middle, and the mean over channels if x has one."""
     (top, _), (left, _) = (_margins(side) for side in x.shape[:2])
     middle = drawn[top : top + x.shape[0], left : left + x.shape[1]]
     return jnp.mean(middle, axis=2, keepdims=True) if x.shape[2] == 1 else middle
@@ -76,7 +76,7 @@ def _margins(side: int) -> tuple[int, int]:
 
 
 def spectrum(kernels: Float[Array, "n k k"], shape: tuple[int, int]) -> Complex[Array, "n u v"]:
-    """Kernels prepared for `correlated`. (Through Fourier space: a kernel for each image makes a convolution that is slow in a batch.)"""
+    """The Fourier transform of kernels, for `correlated`. (A convolution with a kernel per image is slow in a batch.)"""
     k = kernels.shape[-1]
     return jnp.conj(jnp.fft.rfft2(kernels, (shape[0] + k - 1, shape[1] + k - 1)))
 

@@ -1,0 +1,141 @@
+"""Training steps, ours and the same by peers."""
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from experiments.benchmarks.group import Group, installed
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class Step(NamedTuple):
+    """What a training step is made of."""
+
+    network: str
+    image_shape: tuple[int, int, int]
+    batch: int
+    attack_steps: int
+    eps: float
+    step_size: float
+
+
+# The paper's schedules.
+STEPS = {
+    "mnist_small": Step("small", (28, 28, 1), 50, 40, 0.3, 0.01),
+    "cifar_small": Step("small", (32, 32, 3), 128, 10, 8 / 255, 2 / 255),
+    "cifar_wresnet": Step("wresnet", (32, 32, 3), 128, 10, 8 / 255, 2 / 255),
+}
+
+
+def training_step_group(name: str, method: str, dtype: str = "float32") -> Group:
+    """One optimizer step, data on the device. dtype: of our attack."""
+    import irob
+    from experiments.benchmarks import floors
+
+    of = STEPS[name]
+    title = f"training step, {method}, {name.replace('_', ' ')}, batch {of.batch}, {of.attack_steps} attack steps"
+    title += "" if dtype == "float32" else f", attacked in {dtype}"
+    cost = floors.training_step_cost(irob.create(of.network, of.image_shape, 10), method, of.batch, of.attack_steps)
+    return Group(title, our_step(of, method, dtype), training_peers, (name, method, *batch_of(of)), cost)
+
+
+def batch_of(of: Step) -> "tuple[np.ndarray, np.ndarray]":
+    """Noise for images, and labels."""
+    import numpy as np
+
+    random = np.random.default_rng(0)
+    return random.integers(0, 256, (of.batch, *of.image_shape), np.uint8), random.integers(0, 10, of.batch).astype(np.int32)
+
+
+def our_step(of: Step, method: str, dtype: str = "float32") -> Callable[[], Any]:
+    """The step that `experiments.train` runs, on one batch that lies on the devices."""
+    import jax
+
+    import irob
+    from experiments.configs import base
+    from experiments.runtime import devices
+    from experiments.runtime.plan import current_plan
+    from experiments.training.step import initial_state, make_step, zero_metrics
+
+    network = irob.create(of.network, of.image_shape, 10)
+    config = step_config(of, method)
+    config.attack.dtype = dtype
+    images, labels = batch_of(of)
+    plan = current_plan()
+    step = make_step(config, network, base.defense_of(config, chunk=plan.path_chunk), plan)
+    state, sums = devices.replicate(initial_state(config, network)), devices.replicate(zero_metrics())
+    on_device = jax.block_until_ready(devices.pmap(lambda batch: batch)(devices.shard((images[None], labels[None]), axis=1)))
+    held = [state, sums]
+
+    def ours() -> Any:
+        held[:] = step(*held, *on_device)
+        return jax.block_until_ready(held[1].loss)
+
+    return ours
+
+
+def training_peers(name: str, method: str, images: "np.ndarray", labels: "np.ndarray") -> dict[str, Callable[[], Any]]:
+    """The same step by the peers that are installed."""
+    return torch_steps(name, method, images, labels) | tensorflow_step(name, method, images, labels)
+
+
+def torch_steps(name: str, method: str, images: "np.ndarray", labels: "np.ndarray") -> dict[str, Callable[[], Any]]:
+    """The step in PyTorch, with the network as it is and with its head folded where that can be done; on a GPU also compiled."""
+    if not installed("torch"):
+        return {}
+    import numpy as np
+    import torch
+
+    import irob
+    from experiments.benchmarks import peers
+
+    of = STEPS[name]
+    network = irob.create(of.network, of.image_shape, 10)
+    params = network.initial_params()
+    x, t = peers.images(images / np.float32(255)), torch.tensor(labels.astype(np.int64)).to(peers.device())
+    contenders: dict[str, Callable[[], Any]] = {}
+    forms = {"PyTorch": (False, False), "PyTorch, head folded": (True, False)}
+    if peers.device() == "cuda":
+        forms |= {f"{name}, compiled": (folded, True) for name, (folded, _) in forms.items()}
+    for label, (folded, compiled) in forms.items():
+        if not folded or network.fold_head(params)[0] is not network:
+            model = peers.TorchNetwork(network, params, folded).to(peers.device())
+            if compiled:
+                model.compile_maps()
+            step = peers.make_step(model, method, eps=of.eps, step_size=of.step_size, steps=of.attack_steps, learning_rate=1e-4)
+            contenders[label] = functools.partial(loss_of, step, x, t)
+    return contenders
+
+
+def tensorflow_step(name: str, method: str, images: "np.ndarray", labels: "np.ndarray") -> dict[str, Callable[[], Any]]:
+    """A step of `int` as a graph of TensorFlow."""
+    if method != "int" or not installed("tensorflow"):
+        return {}
+    import numpy as np
+
+    import irob
+    from experiments.benchmarks import tensorflow_peers
+
+    of = STEPS[name]
+    network = irob.create(of.network, of.image_shape, 10)
+    step = tensorflow_peers.make_step(
+        network, network.initial_params(), eps=of.eps, step_size=of.step_size, steps=of.attack_steps, learning_rate=1e-4
+    )
+    return {"TensorFlow graph": functools.partial(loss_of, step, images / np.float32(255), labels)}
+
+
+def loss_of(step: Callable[..., Any], *arguments: Any) -> float:
+    """The loss of a peer's step, as a number."""
+    return float(step(*arguments))
+
+
+def step_config(of: Step, method: str) -> Any:
+    """A config of such steps, at full eps from the first one."""
+    from experiments.configs import mnist
+
+    config = mnist.get_config(method)
+    config.network, config.batch_size, config.eps, config.eps_ramp = of.network, of.batch, of.eps, (0, 0)
+    config.attack.num_steps, config.attack.step_size = of.attack_steps, of.step_size
+    return config

@@ -1,0 +1,301 @@
+"""Every config field once: its default, what it may be, what it means. The data set files beside this one override defaults.
+
+A config is an `ml_collections.ConfigDict` of plain values. Validation, the completion of configs that were stored before a field existed, the refusal
+to continue a run with other values, and the help of the command line all come from `FIELDS`.
+"""
+
+import contextlib
+import importlib.util
+import json
+import math
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import ml_collections
+
+from experiments import data
+from experiments.configs import options
+from experiments.runtime.errors import UserError, one_line, refuse
+from experiments.runtime.names import find
+from experiments.runtime.values import Kind, choice, integer, number, row_of, several
+from irob.attacks import BALLS
+from irob.defenses import DEFENSES, Defense
+from irob.maps import EXPLAINERS
+from irob.models import NETWORKS
+
+
+class Field(NamedTuple):
+    """default. kind: what it may be. meaning: for its reader. decides: whether another value is another run (otherwise a run may continue)."""
+
+    default: Any
+    kind: Kind
+    meaning: str
+    decides: bool = True
+
+
+FIELDS: dict[str, Field] = {
+    "dataset": Field("digits", row_of(data.DATASETS, "data set"), "data set"),
+    "network": Field("small", choice(*NETWORKS), ", ".join(NETWORKS)),
+    "method": Field("int", row_of(DEFENSES, "method"), f"training method: {', '.join(DEFENSES)}"),
+    "map": Field("cam", row_of(EXPLAINERS, "map"), f"the map that methods compare which compare maps: {', '.join(EXPLAINERS)}"),
+    "seed": Field(99, integer(0, 2**32 - 1), "of the initial weights (99: the authors'), the order of the data and the random starts"),
+    "num_steps": Field(110_000, integer(1), "optimizer steps"),
+    "batch_size": Field(50, integer(1), "over all devices"),
+    "steps_per_dispatch": Field(
+        1, integer(1), "optimizer steps in one call of the devices; values above 1 help when a step is shorter than the dispatch overhead"
+    ),
+    "learning_rate": Field(1e-4, number(positive=True), "of Adam"),
+    "learning_rate_drops": Field((), several(integer(0)), "the rate is divided by 10 after each of these steps"),
+    "eps": Field(0.3, number(), "training radius, on pixels in [0, 1], in the norm of the attack"),
+    "eps_ramp": Field((0, 0), several(integer(0), 2, 2), "eps is 0 until the first of these steps, then grows linearly until the second"),
+    "attack.norm": Field("linf", row_of(BALLS, "norm"), f"{', '.join(BALLS)}; eps and step_size are lengths in this norm"),
+    "attack.num_steps": Field(40, integer(1), "of the attack in each training step"),
+    "attack.step_size": Field(0.01, number(positive=True), "of the attack; constant while eps grows"),
+    "attack.dtype": Field(
+        "float32", choice("float32", "bfloat16"), "in which the network computes while attacked; bfloat16 is for accelerators"
+    ),
+    "checkpoint_every": Field(1_000, integer(1), "steps between checkpoints, each with a validation", decides=False),
+    "log_every": Field(100, integer(1), "steps between lines of the log", decides=False),
+    "keep_last": Field(2, integer(1), "checkpoints kept, besides the one with the best robust validation accuracy", decides=False),
+    "validation.num_examples": Field(500, integer(1), "the first of the validation split"),
+    "validation.attack_steps": Field(10, integer(1), "of eps / 4, on the cross-entropy, from one random start"),
+    "evaluation.eps": Field((0.0, 0.05, 0.1, 0.2, 0.3, 0.35, 0.4), several(number()), "eps ladder of the evaluation", decides=False),
+}
+
+TINY = {  # a run of a few seconds, to see that everything works
+    "num_steps": 8,
+    "batch_size": 8,
+    "eps_ramp": (2, 4),
+    "attack.num_steps": 2,
+    "checkpoint_every": 4,
+    "log_every": 2,
+    "validation.num_examples": 16,
+    "validation.attack_steps": 2,
+}
+
+
+# --- making a config ------------------------------------------------------------------------------------------------------------------------
+
+
+def make(variant: str, overrides: Mapping[str, Any], **switches: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """A config for `get_config(variant)` of a data set file.
+
+    Args:
+      variant: `METHOD[,SWITCH...]`, the part of --config behind the colon; an empty method is int.
+      overrides: field -> value, instead of the defaults.
+      switches: name -> overrides, applied where the variant names the switch; `tiny` is always there.
+
+    Raises:
+      UserError: for an unknown method or switch.
+    """
+    method, *chosen = variant.split(",")
+    method = method or "int"
+    find(DEFENSES, method, "method")
+    known = {"tiny": TINY, **switches}
+    for name in chosen:
+        refuse(name not in known, f"unknown switch {name!r} in the config variant: there is {', '.join(sorted(known))}, as in :int,tiny")
+    values = {name: field.default for name, field in FIELDS.items()} | dict(overrides) | {"method": method}
+    for name in chosen:
+        values |= known[name]
+    return config_dict(nested(values | {"defense": {}}))
+
+
+def load_config(given: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
+    """A config, from what stands behind --config.
+
+    Args:
+      given: `FILE:VARIANT`, FILE being a Python file with `get_config(variant)`, or the name of one of the configs here.
+      overrides: `FIELD=VALUE`, as text. A method given here takes its own options, not those of the variant's method.
+
+    Raises:
+      UserError: if the file, a field or a value is wrong.
+    """
+    path, _, variant = given.partition(":")
+    get_config = _get_config_of(path)
+    for override in overrides:
+        refuse("=" not in override, f"--config.{override}: give a value, as in --config.{override}=VALUE")
+    pairs = dict(override.split("=", 1) for override in overrides)
+    if "method" in pairs:
+        variant = ",".join([pairs.pop("method"), *variant.split(",")[1:]])
+    with user_code(path):
+        config = get_config(variant)
+    for field, text in pairs.items():
+        kind = _kind_of(field, config)
+        *parents, last = field.split(".")
+        parent = config
+        for part in parents:
+            parent = parent[part]
+        try:
+            parent[last] = kind.read(text)
+        except ValueError as error:
+            raise UserError(f"config.{field} = {text!r}: {error}") from error
+    return config
+
+
+@contextlib.contextmanager
+def user_code(path: str) -> Iterator[None]:
+    """A `UserError` for whatever the code of a config file raises."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UserError(f"--config {path}: running it raised {type(error).__name__}: {one_line(error)}") from error
+
+
+def _get_config_of(path: str) -> Callable[[str], ml_collections.ConfigDict]:
+    here = pathlib.Path(__file__).parent
+    names = sorted(file.stem for file in here.glob("*.py") if not {"__init__", "base", "options"} & {file.stem})
+    file = pathlib.Path(path)
+    if not file.is_file() and file.stem in names and path in (file.stem, f"experiments/configs/{file.stem}.py"):
+        file = here / f"{file.stem}.py"  # also where the project is installed, and the current folder is another
+    refuse(not file.is_file(), f"--config: there is no file {path!r}; the configs that come with the project are {', '.join(names)}")
+    spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
+    refuse(spec is None or spec.loader is None, f"--config: {path!r} is not a Python file")
+    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    with user_code(path):
+        spec.loader.exec_module(module)  # type: ignore[union-attr]
+    refuse(not hasattr(module, "get_config"), f"--config {path}: it has no function get_config(variant)")
+    return module.get_config
+
+
+def _kind_of(field: str, config: ml_collections.ConfigDict) -> Kind:
+    if field.startswith("defense."):
+        kinds = options.kinds(find(DEFENSES, config.method, "method"))
+        name = field.removeprefix("defense.")
+        refuse(name not in kinds, f"config.{field}: the method {config.method} takes {options.in_words(kinds)}")
+        return kinds[name]
+    refuse(field not in FIELDS, f"the config has no field {field!r}: there are {', '.join(FIELDS)}, and defense.OPTION of the method")
+    return FIELDS[field].kind
+
+
+def config_dict(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """A ConfigDict of nested values; lists become tuples."""
+
+    def tuples(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: tuples(part) for key, part in value.items()}
+        return tuple(value) if isinstance(value, list) else value
+
+    return ml_collections.ConfigDict(tuples(values))
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"a.b": 1}` as `{"a": {"b": 1}}`."""
+    whole: dict[str, Any] = {}
+    for name, value in flat.items():
+        *parents, last = name.split(".")
+        parent = whole
+        for part in parents:
+            parent = parent.setdefault(part, {})
+        parent[last] = value
+    return whole
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The inverse of `nested`. An empty part stays where it is."""
+    parts: dict[str, Any] = {}
+    for key, value in values.items():
+        parts |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
+    return parts
+
+
+# --- checking a config ----------------------------------------------------------------------------------------------------------------------
+
+
+def validate_config(config: ml_collections.ConfigDict, num_devices: int = 1) -> None:
+    """Checks every field before the first array is made.
+
+    Raises:
+      UserError: names the field, its value and what it must be.
+    """
+    values = {name: value for name, value in flat(config.to_dict()).items() if name != "defense"}
+    for name, value in values.items():
+        kind = _kind_of(name, config)
+        try:
+            kind.check(value)
+        except ValueError as error:
+            raise UserError(f"config.{name} = {value!r}: {error}") from error
+    for name in FIELDS:
+        refuse(name not in values, f"the config has no field {name!r}: make it with experiments.configs.base.make")
+    _check_together(values, num_devices)
+    defense = defense_of(config)
+    refuse(
+        values["map"] != "cam" and not defense.compares_maps,
+        f"config.map = {values['map']!r}: {values['method']} compares no maps: {', '.join(_map_methods())} do",
+    )
+    refuse(
+        defense.compares_maps and not find(EXPLAINERS, values["map"], "map").by_class,
+        f"config.map = {values['map']!r}: {values['method']} compares maps of classes, and this one has none",
+    )
+
+
+def _check_together(values: Mapping[str, Any], num_devices: int) -> None:
+    norm, eps, step = values["attack.norm"], values["eps"], values["steps_per_dispatch"]
+    for name, radii in (("eps", (eps,)), ("evaluation.eps", values["evaluation.eps"])):
+        for radius in radii:
+            reason = eps_reason(radius, norm)
+            refuse(reason is not None, f"config.{name} = {values[name]!r}: {reason}")
+    for name in ("num_steps", "checkpoint_every", "log_every"):
+        refuse(values[name] % step != 0, f"config.{name} = {values[name]}: must be divisible by steps_per_dispatch, {step}")
+    too_coarse = values["attack.dtype"] == "bfloat16" and norm == "linf" and eps < 1 / 64
+    refuse(too_coarse, f"config.attack.dtype = 'bfloat16': bfloat16 rounds pixels to 1/256, too coarse for eps {eps:g}: use float32")
+    first, last = values["eps_ramp"]
+    refuse(first > last, f"config.eps_ramp = {values['eps_ramp']!r}: must be (last step at 0, first step at full eps), in this order")
+    batch = values["batch_size"]
+    fitting = max(batch // num_devices, 1) * num_devices
+    refuse(
+        batch % num_devices != 0,
+        f"config.batch_size = {batch}: must be divisible by the number of devices, {num_devices}: {fitting} would do",
+    )
+
+
+def eps_reason(eps: float, norm: str) -> str | None:
+    """Why eps is not a radius of a norm on pixels in [0, 1]; None if it is."""
+    most = find(BALLS, norm, "norm").max_eps()
+    if math.isfinite(eps) and 0.0 <= eps <= most:
+        return None
+    return f"every {norm} eps must be in [0, {most:g}], the range of a pixel" if math.isfinite(most) else "must be finite and not negative"
+
+
+def defense_of(config: ml_collections.ConfigDict, **computed: Any) -> Defense:
+    """The training method of a config, with its own defaults for the options that the config does not give.
+
+    computed: keyword-only parameters of the row, where it has them.
+    """
+    row = find(DEFENSES, config.method, "method")
+    return row(**config.defense, **{name: value for name, value in computed.items() if name in options.keyword_only(row)})
+
+
+def _map_methods() -> list[str]:
+    return [name for name, row in DEFENSES.items() if row().compares_maps]
+
+
+# --- stored configs -------------------------------------------------------------------------------------------------------------------------
+
+
+def plain_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """A config as JSON stores it, with every option of its method (tuples become lists)."""
+    defense = options.defaults(find(DEFENSES, config.method, "method")) | config.defense.to_dict()
+    return json.loads(json.dumps(config.to_dict() | {"defense": defense}))
+
+
+def with_defaults(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored config with the fields and options that did not exist yet when it was stored, at the defaults, which are what it was trained with."""
+    return plain_config(config_dict(nested({name: field.default for name, field in FIELDS.items()} | {"defense": {}} | flat(stored))))
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "config.") -> list[str]:
+    """Lines `field: old -> new` for every field that decides the result and differs between two nested dictionaries."""
+    before, after = flat(old), flat(new)
+    return [
+        f"{prefix}{name}: {before.get(name, '(absent)')!r} -> {after.get(name, '(absent)')!r}"
+        for name in sorted({*before, *after})
+        if before.get(name, "(absent)") != after.get(name, "(absent)") and (name not in FIELDS or FIELDS[name].decides)
+    ]
+
+
+def describe_fields() -> str:
+    """Every field with its default and meaning, for --help."""
+    return "\n".join(f"{name} ({field.default!r}): {field.meaning}" for name, field in FIELDS.items())

@@ -1,0 +1,88 @@
+"""Data sets of tensorflow_datasets (tfds) that fit in memory, in their original order."""
+
+import hashlib
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.data.array_cache import cached_arrays
+from experiments.data.splits import Images, hold_out
+from experiments.runtime.errors import UserError
+from experiments.runtime.storage import cache_dir
+
+
+class Original(NamedTuple):
+    """The first labels of a data set in its original order, to check that it was restored."""
+
+    train: tuple[int, ...]
+    test: tuple[int, ...]
+
+
+ORIGINAL_LABELS = {
+    "mnist": Original((5, 0, 4, 1, 9, 2, 1, 3, 1, 4), (7, 2, 1, 0, 4, 1, 4, 9, 5, 9)),
+    "fashion_mnist": Original((9, 0, 0, 3, 0, 2, 7, 2, 5, 5), (9, 2, 1, 1, 6, 1, 4, 6, 5, 7)),
+    "cifar10": Original((6, 9, 9, 4, 1, 1, 2, 7, 8, 3), (3, 8, 8, 0, 6, 6, 1, 6, 3, 1)),
+}
+
+
+def in_memory(name: str, image_shape: tuple[int, int, int]) -> Callable[[str, str | None], Images]:
+    """Loader of a tfds data set that fits in memory, validation = the first 5,000 training images as in the paper."""
+
+    def load_split(split: str, data_dir: str | None) -> Images:
+        if split == "test":
+            return whole_split(name, image_shape, "test", data_dir)
+        return hold_out(whole_split(name, image_shape, "train", data_dir), split, 5_000)
+
+    return load_split
+
+
+def whole_split(name: str, image_shape: tuple[int, int, int], split: str, data_dir: str | None) -> Images:
+    """A whole tfds split in its original order, decoded once and kept under $IROB_CACHE (default ~/.cache/irob) with its checksum."""
+    source = open_tfds(name, split, data_dir)
+    info = source.dataset_info
+    files = [str(info.data_dir), *(f"{p.name}:{p.stat().st_size}" for p in sorted(pathlib.Path(info.data_dir).iterdir()) if p.is_file())]
+    path = cache_dir() / f"{name}-{info.version}-{split}-{hashlib.sha256('|'.join(files).encode()).hexdigest()[:16]}.npz"
+    images, labels, sha256 = cached_arrays(path, lambda: _decode(source, name, split, image_shape))
+    return Images(images, labels, {"name": name, "from": f"tfds {info.full_name} at {info.data_dir}", "sha256": sha256})
+
+
+def open_tfds(name: str, split: str, data_dir: str | None) -> Any:
+    """The random-access source of a prepared tfds split."""
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder(name, data_dir=data_dir)
+    if builder.is_prepared() and builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
+        raise UserError(
+            f"{builder.data_path} is in the format {builder.info.file_format.value}, which has no random access: prepare {name} in another --data_dir"
+        )
+    if not builder.is_prepared():
+        place = "" if data_dir is None else f" --data_dir {data_dir}"
+        raise UserError(
+            f"there is no prepared {name} in {builder.data_path.parent.parent}: run python -m experiments.prepare_data --dataset {name}{place}"
+            " (or point --data_dir or $TFDS_DATA_DIR to where it is)"
+        )
+    return builder.as_data_source(split=split)
+
+
+def original_order(n: int, split: str) -> list[int]:
+    """Position j on disk holds example `original_order[j]`: tfds shuffles by a hash of the key, and these builders' keys are indices."""
+    from tensorflow_datasets.core.hashing import Hasher
+
+    return sorted(range(n), key=Hasher(split).hash_key)
+
+
+def _decode(source: Any, name: str, split: str, image_shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    n = len(source)
+    images = np.empty((n, *image_shape), np.uint8)
+    labels = np.empty(n, np.int32)
+    order = original_order(n, split)
+    for start in range(0, n, 1_000):
+        rows = range(start, min(start + 1_000, n))
+        for row, example in zip(rows, source.__getitems__(rows), strict=True):
+            images[order[row]], labels[order[row]] = example["image"], example["label"]
+    expected = getattr(ORIGINAL_LABELS[name], split)
+    if tuple(labels[: len(expected)].tolist()) != expected[: len(labels)]:
+        raise UserError(f"{name} {split} is not in the order of the released data set: its first labels are {labels[:10].tolist()}")
+    return images, labels

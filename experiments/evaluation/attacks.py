@@ -1,0 +1,60 @@
+"""What the attacks of several measures share: objectives and attacks by name, the check of a result, the clean predictions."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.data import to_unit
+from experiments.evaluation.engine import Check, Evaluation, predicted_class
+from experiments.runtime import devices
+from experiments.runtime.errors import UserError
+from irob.attacks import ATTACKS as GENERAL_ATTACKS
+from irob.attacks import Attack
+from irob.losses import LOSSES
+from irob.models import CAMNetwork
+from irob.paper import PAPER_PGD, logsumexp_cross_entropy
+from irob.types import Array, Image, Label, Logits, Params, Scalar
+
+OBJECTIVES: dict[str, Callable[[Logits, Label], Scalar]] = {**LOSSES, "logsumexp_cross_entropy": logsumexp_cross_entropy}
+ATTACKS: dict[str, Attack] = {**GENERAL_ATTACKS, "paper_pgd": PAPER_PGD}
+
+
+def clean_predictions(evaluation: Evaluation, indices: np.ndarray) -> np.ndarray:
+    """The predicted class of each image, `[n]`; -1 where a logit is not finite."""
+    return evaluation.map_examples("clean", clean_check, None, (), indices)["predictions"]
+
+
+@functools.lru_cache
+def clean_check(network: CAMNetwork, spec: None) -> Check:
+    """Pmapped `((params,), images, labels, indices) -> predictions`."""
+
+    def check(shared: tuple[Params], images: Array, labels: Array, indices: Array) -> dict[str, Any]:
+        return {"predictions": jax.vmap(lambda x: predicted_class(network.explain(shared[0], x).logits))(to_unit(images))}
+
+    return devices.pmap_full_precision(check)
+
+
+def perturbation(ball: Any, x: Image, x_adv: Image) -> dict[str, Any]:
+    """distance: of x' from x, in the norm of the ball. inside: whether x' is in the box."""
+    return {"distance": ball.length(x_adv - x), "inside": jnp.all((x_adv >= 0.0) & (x_adv <= 1.0))}
+
+
+def check_perturbations(found: dict[str, np.ndarray], eps: Any, norm: str, objective: str) -> None:
+    """Checks what `perturbation` returned for `[n]` images.
+
+    Raises:
+      UserError: if an attack went nowhere because its objective has no finite gradient.
+      RuntimeError: if an attack is not in its ball and the box: a bug of the attack.
+    """
+    distance, inside = found["distance"], found["inside"]
+    if not np.isfinite(distance).all():
+        count = np.sum(~np.isfinite(distance))
+        raise UserError(f"the {objective} has no finite gradient for {count} images at eps {np.max(eps):g}: its logits overflow")
+    if not (inside.all() and (distance <= eps * (1 + 1e-5) + 1e-6).all()):
+        raise RuntimeError(
+            f"the {norm} attack left its ball of eps {np.max(eps):g}: largest distance {distance.max()}, all in [0, 1]: {inside.all()}"
+        )

@@ -1,0 +1,113 @@
+"""Figures, drawn from results and arrays; and what the figures of several measures share. `save` writes one."""
+
+import pathlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from experiments.reports.entries import Entry
+from experiments.reports.records import Record
+from experiments.runtime import storage
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def pyplot() -> Any:
+    """matplotlib.pyplot, imported when the first figure is drawn."""
+    import matplotlib
+    import matplotlib.pyplot
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "irob"  # the same figure is the same file
+    return matplotlib.pyplot
+
+
+def subplots(rows: int, columns: int, width: float, height: float, **options: Any) -> tuple[Any, Any]:
+    """A figure of panels, of a size in inches: the figure and its axes `[rows, columns]`."""
+    return pyplot().subplots(rows, columns, figsize=(width, height), squeeze=False, layout="constrained", **options)
+
+
+class Picture(NamedTuple):
+    """name: of its files. figure: its content. caption: below it."""
+
+    name: str
+    figure: "Figure"
+    caption: str
+
+
+class Curve(NamedTuple):
+    """A line with its band: label, x and y, and the ends of the 95% intervals (None where there is none)."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    ci95: Sequence[Sequence[float] | None]
+
+
+def curve_of(label: str, records: Iterable[Record]) -> Curve:
+    """eps, value and interval of the records that have a value, by eps."""
+    kept = sorted((record for record in records if record.value is not None), key=lambda record: record["eps"])
+    return Curve(label, *([record[field] for record in kept] for field in ("eps", "value", "ci95")))
+
+
+def curves_against_eps(panels: Mapping[str, Sequence[Curve]], y_label: str, y_range: tuple[float, float], legend: str) -> "Figure":
+    """Panels side by side with the same vertical axis; a label has one color in all of them."""
+    figure, all_axes = subplots(1, len(panels), 5.5 * len(panels), 3.8, sharey=True)
+    names = list(dict.fromkeys(curve.label for curves in panels.values() for curve in curves))
+    colors = dict(zip(names, pyplot().get_cmap("tab20" if len(names) > 10 else "tab10").colors * 7, strict=False))
+    for axes, (title, curves) in zip(all_axes[0], panels.items(), strict=True):
+        for curve in curves:
+            axes.plot(curve.x, curve.y, marker="o", markersize=4, color=colors[curve.label], label=curve.label)
+            banded = [(x, *ends) for x, ends in zip(curve.x, curve.ci95, strict=True) if ends]
+            if banded:
+                axes.fill_between(*zip(*banded, strict=True), alpha=0.12, color=colors[curve.label])
+        axes.set(xlabel="eps (pixels in [0, 1])", ylim=y_range)
+        axes.set_title(title, fontsize=10)
+        axes.grid(alpha=0.3)
+        axes.legend(title=legend, fontsize=8)
+    all_axes[0][0].set_ylabel(y_label)
+    return figure
+
+
+def panels_by_protocol(entries: Sequence[Entry], curves: Callable[[Entry], Iterable[Curve]]) -> dict[str, list[Curve]]:
+    """The curves of all entries, a panel for each protocol."""
+    panels: dict[str, list[Curve]] = {}
+    for entry in sorted(entries, key=lambda e: (e.protocol, e.label)):
+        panels.setdefault(f"{entry.protocol} protocol", []).extend(curves(entry))
+    return panels
+
+
+def title_of(entry: Entry) -> str:
+    """Network and protocol, in words."""
+    return f"{entry.label}, {entry.protocol} protocol"
+
+
+def slug_of(entry: Entry) -> str:
+    """Network and protocol, as part of a file name."""
+    return storage.slug(f"{entry.label}_{entry.protocol}")
+
+
+def class_name(classes: Sequence[str], prediction: int) -> str:
+    """The name of a predicted class; a network whose logits are not finite predicts no class."""
+    return classes[prediction] if prediction >= 0 else "no class"
+
+
+def show_image(axis: Any, image: np.ndarray) -> None:
+    """An image `[H, W, c]` with pixels in [0, 1]."""
+    axis.imshow(np.asarray(image).squeeze(), cmap="gray", vmin=0, vmax=1)
+
+
+def bare(axes: Any) -> None:
+    """Removes the ticks of axes."""
+    for axis in np.ravel(axes):
+        axis.set(xticks=[], yticks=[])
+
+
+def save(figure: "Figure", *files: pathlib.Path) -> None:
+    """Writes a figure, in the format of each file's suffix, and closes it."""
+    for path in files:
+        metadata = {"Date": None} if path.suffix == ".svg" else {}
+        storage.save_atomically(path, lambda file: figure.savefig(file, format=path.suffix[1:], dpi=150, metadata=metadata))  # noqa: B023
+    pyplot().close(figure)

@@ -1,0 +1,78 @@
+"""Records: one number each, with its n, its interval and the settings that identify it."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from irob.metrics import mean_with_error, robust_accuracy
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """A number of a result.
+
+    measure: that made it.
+    metric: what it is, e.g. robust_accuracy.
+    n: how many examples it counts.
+    value: None if no example counts.
+    ci95: its 95% interval; None where there is none.
+    settings: what else identifies it (eps, map, norm, classes, attack, ...) and stands beside it (median, failed, ...), as plain values.
+    """
+
+    measure: str
+    metric: str
+    n: int
+    value: float | None
+    ci95: tuple[float, float] | None
+    settings: Mapping[str, Any]
+
+    def get(self, field: str, default: Any = None) -> Any:
+        """A field of its own, or a setting."""
+        return getattr(self, field) if field in OWN_FIELDS else self.settings.get(field, default)
+
+    def __getitem__(self, field: str) -> Any:
+        return getattr(self, field) if field in OWN_FIELDS else self.settings[field]
+
+    def has(self, **wanted: Any) -> bool:
+        """Whether fields have these values."""
+        return all(self.get(field) == value for field, value in wanted.items())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Flat, as a result file has it."""
+        ci95 = None if self.ci95 is None else list(self.ci95)
+        return {"measure": self.measure, "metric": self.metric, **self.settings, "n": self.n, "value": self.value, "ci95": ci95}
+
+
+OUTCOMES = ("median", "failed", "mean_eps")  # fields of `settings` that are measured, too
+OWN_FIELDS = ("measure", "metric", "n", "value", "ci95")
+
+
+def record_from(flat: Mapping[str, Any]) -> Record:
+    """The inverse of `Record.as_dict`.
+
+    Raises:
+      KeyError: if a field is missing.
+    """
+    settings = {key: value for key, value in flat.items() if key not in OWN_FIELDS}
+    ci95 = None if flat["ci95"] is None else tuple(flat["ci95"])
+    return Record(flat["measure"], flat["metric"], flat["n"], flat["value"], ci95, settings)
+
+
+def mean_record(metric: str, values: np.ndarray, **settings: Any) -> Record:
+    """The mean of values `[n]` with its normal 95% interval; values that are not finite are left out."""
+    finite = np.asarray(values, np.float64)[np.isfinite(values)]
+    if not len(finite):
+        return Record("", metric, 0, None, None, settings)
+    value, error = mean_with_error(finite)
+    half = 1.959964 * error
+    return Record("", metric, len(finite), value, (value - half, value + half) if len(finite) > 1 else None, settings)
+
+
+def proportion_record(metric: str, holds: np.ndarray, **settings: Any) -> Record:
+    """The proportion of True among `[n]`, with its 95% Wilson interval."""
+    if not len(holds):
+        return Record("", metric, 0, None, None, settings)
+    found = robust_accuracy(np.asarray(holds, bool))
+    return Record("", metric, found.n, found.value, (found.low, found.high), settings)

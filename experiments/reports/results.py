@@ -1,0 +1,146 @@
+"""Result files: one JSON with flat records and their provenance, and an .npz with arrays per example beside it. Files are written atomically."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.reports.old_results import from_schema_2, renamed_arrays
+from experiments.reports.records import Record, record_from
+from experiments.runtime import storage
+from experiments.runtime.errors import UserError, refuse
+
+SCHEMA = 3
+
+
+class MeasureInfo(NamedTuple):
+    """How a measure was made. n: number of images. description: one sentence. settings: every option."""
+
+    n: int
+    description: str
+    settings: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """The content of a result file.
+
+    method: of the training, or the name of the weight file.
+    dataset, protocol, seed: names and the seed of the attacks.
+    measures: name -> how it was made.
+    records: the numbers.
+    data: source of the test images, with its checksum.
+    provenance: network, checkpoint or weights, config, versions, git_revision, device, processes, seconds.
+    schema: of the file that it was read from.
+    """
+
+    method: str
+    dataset: str
+    protocol: str
+    seed: int
+    measures: dict[str, MeasureInfo]
+    records: list[Record]
+    data: dict[str, Any]
+    provenance: dict[str, Any]
+    schema: int = SCHEMA
+
+    @property
+    def n(self) -> int:
+        """Number of images of the first measure."""
+        return next(iter(self.measures.values())).n
+
+    def as_dict(self) -> dict[str, Any]:
+        """As the file has it."""
+        return {
+            "schema": SCHEMA,
+            "method": self.method,
+            "dataset": self.dataset,
+            "protocol": self.protocol,
+            "seed": self.seed,
+            "measures": {name: info._asdict() for name, info in self.measures.items()},
+            "records": [record.as_dict() for record in self.records],
+            "data": self.data,
+            **self.provenance,
+        }
+
+
+OWN_FIELDS = ("schema", "method", "dataset", "protocol", "seed", "measures", "records", "data")
+PROVENANCE = ("versions", "git_revision", "device", "seconds")
+
+
+def write_result(result: Result, arrays: dict[str, np.ndarray], out: pathlib.Path) -> None:
+    """Writes a result; `check_free` comes before the work. The JSON comes last: where it is, its arrays are."""
+    try:
+        storage.save_arrays(arrays_beside(out), arrays)
+        with_arrays = {**result.as_dict(), "arrays": {"file": arrays_beside(out).name, "sha256": storage.checksum(arrays_beside(out))}}
+        storage.save_text(out, json.dumps(with_arrays, indent=1) + "\n")
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be written ({error.strerror or error}): choose another") from error
+
+
+def read_result(file: pathlib.Path) -> Result:
+    """A result, of this schema or of schema 2, which is converted.
+
+    Raises:
+      UserError: if it cannot be read, is incomplete, or is of another schema.
+    """
+    try:
+        content = json.loads(file.read_text())
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise UserError(f"{file} is not a complete result file ({str(error)[:80]}): measure again") from error
+    refuse(
+        not isinstance(content, dict) or "schema" not in content, f"{file} is not a result file of experiments.evaluate: it has no schema"
+    )
+    schema = content["schema"]
+    refuse(schema not in (2, SCHEMA), f"{file} has schema {schema}; this version reads {SCHEMA} and converts 2: measure again")
+    try:
+        content = from_schema_2(content) if schema == 2 else content
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is not a complete result file of schema 2 ({error!r:.80}): measure again") from error
+    missing = sorted({*OWN_FIELDS, *PROVENANCE} - set(content))
+    refuse(bool(missing), f"{file} is not a complete result file ({', '.join(missing[:1])} is missing): measure again")
+    try:
+        measures = {name: MeasureInfo(**info) for name, info in content["measures"].items()}
+        records = [record_from(flat) for flat in content["records"]]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is not a complete result file (a record or a measure lacks {error}): measure again") from error
+    provenance = {key: value for key, value in content.items() if key not in OWN_FIELDS}
+    names = {key: content[key] for key in ("method", "dataset", "protocol", "seed")}
+    return Result(**names, measures=measures, records=records, data=content["data"], provenance=provenance, schema=schema)
+
+
+def read_result_arrays(file: pathlib.Path, result: Result) -> dict[str, np.ndarray]:
+    """The arrays beside a result; empty where there is no such file.
+
+    Raises:
+      UserError: if they are not those that were written with it.
+    """
+    arrays = arrays_beside(file)
+    if not arrays.exists():
+        return {}
+    written = (result.provenance.get("arrays") or {}).get("sha256")
+    refuse(storage.checksum(arrays) != written, f"{arrays} is not what was written with {file.name}: measure again")
+    found = storage.read_arrays(arrays)
+    return renamed_arrays(found) if result.schema == 2 else found
+
+
+def arrays_beside(out: pathlib.Path) -> pathlib.Path:
+    """The file of arrays, FILE.npz, of a result FILE.json."""
+    return out.with_suffix(".npz")
+
+
+def check_free(out: pathlib.Path, overwrite: bool) -> None:
+    """Refuses a file that exists, unless told to overwrite it, and a place that cannot be written."""
+    for file in (out, arrays_beside(out)):
+        refuse(file.exists() and not overwrite, f"{file} exists: give another --out, or --overwrite")
+    refuse(out.suffix != ".json", f"--out {out}: the name of a result ends in .json (its arrays go beside it, in .npz)")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be written ({error.strerror or error}): choose another") from error
+    refuse(not os.access(out.parent, os.W_OK) or out.is_dir(), f"--out {out} cannot be written: choose another")

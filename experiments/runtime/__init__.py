@@ -1,0 +1,1 @@
+"""What every command needs: errors, flags, files, devices, checkpoints, and a model from a name or a workdir."""

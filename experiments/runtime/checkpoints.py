@@ -1,0 +1,181 @@
+"""Checkpoints: one atomic directory per step, with everything that a run needs to continue and a reader needs to trust it.
+
+orbax writes the arrays in the background. Beside them lies JSON: the config, versions, data position and the SHA-256 of every array, because
+orbax restores an array with altered bytes without an error.
+"""
+
+import hashlib
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from experiments.runtime.errors import UserError, one_line
+
+SCORE = "robust_accuracy"
+
+
+class Restored(NamedTuple):
+    """A checkpoint: the tree that was asked for, the metadata beside it, and its step."""
+
+    state: Any
+    metadata: dict[str, Any]
+    step: int
+
+
+class Checkpoints:
+    """The checkpoints of one workdir. A context manager: leaving it waits until everything is written."""
+
+    def __init__(self, workdir: str | pathlib.Path, keep_last: int = 2, read_only: bool = False):
+        self.directory = pathlib.Path(workdir).absolute() / "checkpoints"
+        if read_only and not self.directory.is_dir():
+            raise UserError(f"there are no checkpoints in {workdir}: train there first, or give the --workdir of a run")
+        policy = preservation_policy.AnyPreservationPolicy(
+            [
+                preservation_policy.LatestN(n=keep_last),
+                preservation_policy.BestN(get_metric_fn=lambda m: m[SCORE], n=1, keep_checkpoints_without_metrics=False),
+            ]
+        )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policy, best_fn=lambda m: m[SCORE], read_only=read_only, create=not read_only
+        )
+        self.manager = ocp.CheckpointManager(self.directory, options=options, item_names=("state", "metadata"))
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.manager.close()
+
+    def steps(self) -> list[int]:
+        """The steps of all complete checkpoints, ascending."""
+        return sorted(self.manager.all_steps())
+
+    def save(self, step: int, state: Any, metadata: dict[str, Any], metrics: dict[str, float]) -> None:
+        """Starts writing a checkpoint; `metrics[SCORE]` decides which one is best."""
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            metadata=ocp.args.JsonSave({**metadata, "sha256": checksums(state), "shapes": shapes(state)}),
+        )
+        self.manager.save(step, args=args, metrics=metrics)
+
+    def metadata(self, which: str | int) -> dict[str, Any]:
+        """The JSON of a step ("latest", "best" or a number)."""
+        step = self._step(which)
+        try:
+            return self.manager.restore(step, args=ocp.args.Composite(metadata=ocp.args.JsonRestore()))["metadata"]
+        except Exception as error:  # orbax and tensorstore raise many kinds
+            raise _unreadable(step, self.directory, error) from error
+
+    def restore(self, which: str | int, like: Any) -> Restored:
+        """The whole state of a step.
+
+        Args:
+          which: "latest", "best" or a step number.
+          like: a state of the same structure, shapes and types.
+
+        Raises:
+          UserError: if there is no such step, it is damaged, or it is of another network or method.
+        """
+        step = self._step(which)
+        metadata = self.metadata(step)
+        self._compare_shapes(step, metadata["shapes"], shapes(like))
+        state = self._read(step, ocp.args.StandardRestore(_on_host(like)))
+        self._verify(step, metadata, state)
+        return Restored(state, metadata, step)
+
+    def restore_params(self, which: str | int, like: Any) -> Restored:
+        """The parameters of a step, and nothing of the optimizer: whatever trained them, and however, they can be read.
+
+        Args:
+          which: as in `restore`, which says what is raised.
+          like: parameters of the same structure, shapes and types.
+        """
+        step = self._step(which)
+        metadata = self.metadata(step)
+        stored = {name: shape for name, shape in metadata["shapes"].items() if name.startswith(".params[")}
+        self._compare_shapes(step, stored, shapes(_ParamsAlone(like)))
+        wanted = _ParamsAlone(_on_host(like))._asdict()
+        restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)
+        found = self._read(step, ocp.args.PyTreeRestore(item=wanted, restore_args=restore_args, partial_restore=True))
+        state = _ParamsAlone(**found)
+        self._verify(step, metadata, state)
+        return Restored(state.params, metadata, step)
+
+    def _read(self, step: int, args: Any) -> Any:
+        try:
+            state = self.manager.restore(step, args=ocp.args.Composite(state=args))["state"]
+        except Exception as error:  # orbax and tensorstore raise many kinds
+            raise _unreadable(step, self.directory, error) from error
+        return jax.tree.map(np.asarray, state)
+
+    def _verify(self, step: int, metadata: dict[str, Any], state: Any) -> None:
+        if damaged := [name for name, digest in checksums(state).items() if digest != metadata["sha256"][name]]:
+            raise UserError(
+                f"checkpoint {step} in {self.directory} is damaged: {damaged[0]} does not match its checksum;"
+                " choose another --step, or move it away to continue from an earlier one"
+            )
+
+    def _compare_shapes(self, step: int, stored: Mapping[str, str], wanted: Mapping[str, str]) -> None:
+        if differing := sorted(name for name in {*stored, *wanted} if stored.get(name) != wanted.get(name)):
+            raise UserError(
+                f"checkpoint {step} in {self.directory} is of another network or method ({differing[0]} differs):"
+                " use the config that it was trained with"
+            )
+
+    def _step(self, which: str | int) -> int:
+        steps = self.steps()
+        if not steps:
+            raise UserError(f"there is no complete checkpoint in {self.directory}: train there first")
+        if which == "latest":
+            return steps[-1]
+        if which == "best":
+            best = self.manager.best_step()
+            return steps[-1] if best is None else best
+        if not str(which).isdecimal() or int(which) not in steps:
+            raise UserError(f"there is no checkpoint {which!r} in {self.directory}: choose latest, best or one of {steps}")
+        return int(which)
+
+
+class _ParamsAlone(NamedTuple):
+    """A training state without the rest: the parameters under the path that they have there."""
+
+    params: Any
+
+
+def checksums(state: Any) -> dict[str, str]:
+    """SHA-256 of the bytes of every array of a tree, by its path."""
+
+    def digest(leaf: Any) -> str:
+        array = np.asarray(leaf, order="C")
+        return hashlib.sha256(array.tobytes()).hexdigest()
+
+    return {jax.tree_util.keystr(path): digest(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
+
+
+def fingerprint(state: Any) -> str:
+    """SHA-256 of all arrays of a tree."""
+    return hashlib.sha256(repr(sorted(checksums(state).items())).encode()).hexdigest()
+
+
+def shapes(state: Any) -> dict[str, str]:
+    """Type and shape of every array of a tree, by its path, e.g. "float32(7, 7, 32, 100)"."""
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {jax.tree_util.keystr(path): f"{np.asarray(leaf).dtype}{np.shape(leaf)}" for path, leaf in leaves}
+
+
+def _on_host(tree: Any) -> Any:
+    """Arrays are restored to the first local device, whatever they were saved from."""
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(np.shape(a), np.asarray(a).dtype, sharding=sharding), tree)
+
+
+def _unreadable(step: int, directory: pathlib.Path, error: Exception) -> UserError:
+    return UserError(
+        f"checkpoint {step} in {directory} cannot be read (truncated or altered?): {one_line(error, 160)};"
+        " choose another --step, or move it away"
+    )

@@ -1,0 +1,104 @@
+"""The command line: flags in, one line out for a user's mistake."""
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags, logging
+
+from experiments.runtime.errors import UserError
+from experiments.runtime.process import keep_compiled_programs, keep_freed_memory
+
+
+def run_command(main: Callable[[], None], positional: str | None = None, define: Callable[[], None] | None = None) -> None:
+    """Parses the flags and calls `main`; a `UserError` anywhere becomes one line on stderr.
+
+    Args:
+      positional: a list flag to which arguments that are not flags are added; without it they are refused.
+      define: defines flags, where that can fail.
+    """
+    keep_compiled_programs()
+    keep_freed_memory()
+    if define is not None:
+        try:
+            define()
+        except UserError as error:
+            fail(str(error))
+
+    for module, defined in flags.FLAGS.flags_by_module_dict().items():
+        for flag in defined if module.startswith("experiments.") else ():
+            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)  # so that --help lists it
+
+    def guarded(_: Sequence[str]) -> None:
+        try:
+            main()
+        except UserError as error:
+            fail(str(error))
+        except KeyboardInterrupt:
+            fail("interrupted; what was written is kept", code=130)
+
+    app.run(guarded, flags_parser=lambda argv: _parse(argv, positional))
+
+
+def define_process_flags() -> None:
+    """The flags of a command that may run as several processes."""
+    flags.DEFINE_string("coordinator", None, "several processes: host:port of process 0, or auto on TPU pods")
+    flags.DEFINE_integer("num_processes", 1, "how many processes there are")
+    flags.DEFINE_integer("process_id", 0, "which one this is")
+
+
+def define_data_dir() -> None:
+    """The flag for the place of tfds data sets."""
+    flags.DEFINE_string("data_dir", None, "where tfds data sets lie (default: $TFDS_DATA_DIR or tfds's own)")
+
+
+def given(argv: Sequence[str], name: str) -> list[str]:
+    """The values of a flag on a command line that is not parsed yet."""
+    values = []
+    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+        flag, equals, value = argument.partition("=")
+        if flag in (f"--{name}", f"-{name}"):
+            values.append(value if equals else following)
+    return values
+
+
+def config_overrides(argv: Sequence[str]) -> list[str]:
+    """`--config.FIELD=VALUE` and `--config.FIELD VALUE` as the flag `--config_override=FIELD=VALUE`; everything else unchanged."""
+    rewritten, rest = [], list(argv)
+    while rest:
+        argument = rest.pop(0)
+        match = re.fullmatch(r"--?config\.([^=]+)(=?)(.*)", argument, flags=re.DOTALL)
+        if match is None:
+            rewritten.append(argument)
+            continue
+        field, equals, value = match.groups()
+        if not equals and (not rest or rest[0].startswith("--")):
+            fail(f"--config.{field} has no value: --config.{field}=VALUE")
+        rewritten.append(f"--config_override={field}={value if equals else rest.pop(0)}")
+    return rewritten
+
+
+def _parse(argv: Sequence[str], positional: str | None) -> list[str]:
+    if "config_override" in flags.FLAGS:
+        argv = config_overrides(argv)
+    if any(re.fullmatch("--?help(short|full)?", argument) for argument in argv):
+        argv = [argv[0], "--help"]
+    if positional:
+        flags.FLAGS.set_gnu_getopt(True)  # flags may follow other arguments
+    try:
+        rest = flags.FLAGS(list(argv))
+    except flags.Error as error:
+        fail(str(error).splitlines()[0])
+    if positional:
+        flags.FLAGS[positional].value = list(flags.FLAGS[positional].value or []) + rest[1:]
+    elif len(rest) > 1:
+        fail(f"unexpected argument {rest[1]!r}: every option is a flag, --name=value (see --help)")
+    if not any(re.match("--?v(erbosity)?(=|$)", argument) for argument in argv):
+        logging.set_verbosity(logging.ERROR)  # of the libraries; the commands print what there is to say
+    return rest
+
+
+def fail(message: str, code: int = 2) -> None:
+    """Prints one line on stderr and exits."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)

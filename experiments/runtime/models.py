@@ -1,0 +1,118 @@
+"""Models: from a config, a workdir or a file of released weights."""
+
+import hashlib
+import pathlib
+from typing import Any, NamedTuple
+
+import ml_collections
+
+from experiments import data
+from experiments.configs import base
+from experiments.runtime.checkpoints import Checkpoints
+from experiments.runtime.errors import UserError, refuse, warn
+from irob import paper
+from irob.models import CAMNetwork, create
+from irob.types import Params
+
+
+class EvaluatedModel(NamedTuple):
+    """A network with its parameters, and how it is attacked unless told otherwise.
+
+    name: of the method, or of the file.
+    network, params: the model.
+    dataset: a name of `experiments.data`.
+    norm, eps, seed: of attacks; eps is the ladder.
+    provenance: fields of a result: the network, its checkpoint or weight file, its config.
+    """
+
+    name: str
+    network: CAMNetwork
+    params: Params
+    dataset: str
+    norm: str
+    eps: tuple[float, ...]
+    seed: int
+    provenance: dict[str, Any]
+
+
+def build_network(config: ml_collections.ConfigDict) -> CAMNetwork:
+    """The network of a config."""
+    dataset = data.find_dataset(config.dataset)
+    return create(config.network, dataset.image_shape, len(dataset.classes))
+
+
+def from_workdir(workdir: str, step: str = "latest") -> EvaluatedModel:
+    """A checkpoint of a training: "latest", "best" or a step number.
+
+    Only the parameters are read, so it does not matter which optimizer or method trained them.
+    """
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        metadata = checkpoints.metadata(step)
+        config = base.config_dict(base.with_defaults(metadata["config"]))
+        base.validate_config(config)
+        network = build_network(config)
+        restored = checkpoints.restore_params(step, network.initial_params(config.seed))
+    checkpoint = {"workdir": str(workdir), "step": restored.step, "sha256": metadata["sha256"], "versions": metadata["versions"]}
+    provenance = {"network": config.network, "checkpoint": checkpoint, "config": metadata["config"]}
+    ladder = tuple(config.evaluation.eps)
+    return EvaluatedModel(config.method, network, restored.state, config.dataset, config.attack.norm, ladder, config.seed, provenance)
+
+
+def from_weights(file: str, dataset: str | None, force: bool = False) -> EvaluatedModel:
+    """A file of weights as the paper's authors released them.
+
+    Args:
+      file: its path.
+      dataset: what it is evaluated on; the file does not name its own.
+      force: accept weights that are not finite.
+
+    Raises:
+      UserError: if it cannot be read, does not fit the data set, or holds weights that are not finite.
+    """
+    if dataset is None:
+        raise UserError(f"--weights {file} needs --dataset, one of {', '.join(data.DATASETS)}")
+    shape, classes = data.find_dataset(dataset).image_shape, data.find_dataset(dataset).classes
+    try:
+        content = pathlib.Path(file).read_bytes()
+        released = paper.loads(content)
+    except OSError as error:
+        raise UserError(f"--weights {file} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise UserError(f"--weights {file}: {error}") from error
+    refuse(
+        (released.channels, released.num_classes) != (shape[2], len(classes)),
+        f"--weights {file} is a network for images with {released.channels} channels and {released.num_classes} classes;"
+        f" {dataset} has {shape[2]} and {len(classes)}",
+    )
+    if released.not_finite:
+        what = f"--weights {file}: not finite are {', '.join(released.not_finite[:4])}{' ...' if len(released.not_finite) > 4 else ''}"
+        refuse(not force, f"{what}; such a network predicts no class (--force evaluates it all the same)")
+        warn(what)
+    known = dataset in data.DATASETS
+    config = base.load_config(f"{dataset}:normal") if known else base.make("normal", {"dataset": dataset})
+    weights = {
+        "file": pathlib.Path(file).name,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "not_finite": list(released.not_finite),
+    }
+    provenance = {"network": released.network, "weights": weights, "config": None}
+    network, ladder = create(released.network, shape, released.num_classes), tuple(config.evaluation.eps)
+    return EvaluatedModel(pathlib.Path(file).stem, network, released.params, dataset, config.attack.norm, ladder, config.seed, provenance)
+
+
+def from_path(path: str, dataset: str) -> EvaluatedModel:
+    """A workdir or a file of weights, whichever it is."""
+    return from_workdir(path) if pathlib.Path(path).is_dir() else from_weights(path, dataset)
+
+
+def eps_ladder(model: EvaluatedModel, eps: tuple[float, ...] | None) -> tuple[float, ...]:
+    """The given radii, or those of the model, ascending, 0 among them.
+
+    Raises:
+      UserError: if one is not a radius of the model's norm.
+    """
+    ladder = tuple(sorted({0.0, *(model.eps if eps is None else eps)}))
+    for radius in ladder:
+        reason = base.eps_reason(radius, model.norm)
+        refuse(reason is not None, f"--eps: {radius} is not a valid eps: {reason}")
+    return ladder

@@ -1,0 +1,29 @@
+"""Versions and revision of a result."""
+
+import importlib.metadata
+import pathlib
+import platform
+import subprocess
+
+import irob
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on."""
+    return {"python": platform.python_version(), "irob": irob.__version__, **{name: importlib.metadata.version(name) for name in PACKAGES}}
+
+
+def git_revision() -> str | None:
+    """The revision of this source tree, with "+changes" if tracked files have uncommitted ones; None outside of a git checkout."""
+    here = pathlib.Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", str(pathlib.Path(__file__)))  # installed inside of somebody's checkout it is not part of that
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

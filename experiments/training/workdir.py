@@ -1,0 +1,50 @@
+"""The workdir of a run: locked while it trains, and refused to other configs."""
+
+import contextlib
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import ml_collections
+
+from experiments.configs import base
+from experiments.runtime import devices, storage
+from experiments.runtime.errors import UserError
+
+
+@contextlib.contextmanager
+def locked_workdir(workdir: str, config: ml_collections.ConfigDict) -> Iterator[pathlib.Path]:
+    """Locks a workdir for a run of this config, or refuses it, in every process. All must see the same workdir; the first one holds the lock."""
+    directory, wanted = pathlib.Path(workdir), base.plain_config(config)
+    with contextlib.ExitStack() as held:
+        devices.on_first_process(lambda: _claim(directory, wanted, held), f"--workdir {workdir}", "choose another")
+        yield directory
+
+
+def _claim(directory: pathlib.Path, wanted: dict[str, Any], held: contextlib.ExitStack) -> None:
+    """Locks a workdir while `held` is open, and stores the config or compares it with the one there."""
+    directory.mkdir(parents=True, exist_ok=True)
+    held.callback(storage.lock(directory, f"another training is running in {directory}: wait for it, or use another --workdir").release)
+    _refuse_other_runs(directory, wanted)
+    storage.save_text(directory / "config.json", json.dumps(wanted, indent=2, sort_keys=True))
+
+
+def _refuse_other_runs(directory: pathlib.Path, wanted: dict[str, Any]) -> None:
+    file = directory / "config.json"
+    holds_a_run = (directory / "checkpoints").exists() or (directory / "metrics.jsonl").exists()
+    if file.exists():
+        try:
+            stored = json.loads(file.read_text())
+        except json.JSONDecodeError as error:
+            raise UserError(f"{file} is not a config written by this command ({error}): use another --workdir") from error
+        refuse_changes(str(directory), base.with_defaults(stored), wanted)
+    elif holds_a_run:
+        raise UserError(f"{directory} holds checkpoints or logs but no config.json: use another --workdir")
+
+
+def refuse_changes(workdir: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """A `UserError` with the differences if the run in a workdir was made with something else that decides its result."""
+    if differences := base.changes(found, wanted):
+        lines = "\n  ".join(differences)
+        raise UserError(f"{workdir} holds a run of another config; use another --workdir, or its values:\n  {lines}")

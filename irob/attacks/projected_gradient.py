@@ -1,0 +1,237 @@
+"""Projected gradient ascent (PGD) on any objective, inside any ball; and `ATTACKS`, attacks by name."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from irob.attacks.balls import Ball
+from irob.types import Array, Objective, Point, PRNGKey, Scalar
+
+ScoredObjective = Callable[[Point], tuple[Scalar, Scalar]]  # x_adv -> (value that is ascended, score that chooses the result)
+
+
+class AttackResult(NamedTuple):
+    """x_adv: the adversarial image `[H, W, c]` (or other variable), inside the ball. score: its score; larger = better for the attacker."""
+
+    x_adv: Point
+    score: Scalar
+
+
+Ascent = Callable[[ScoredObjective], AttackResult]  # an attack with everything but the objective filled in
+
+
+def pgd_step(ball: Ball, x: Point, x_adv: Point, gradient: Point, step_size: Any) -> Point:
+    """One step of projected gradient ascent:
+
+        x_{k+1} = project( ascend(x_k, g, step_size) ),    for LInf  ascend = x_k + step_size sign(g),  for L2  x_k + step_size g / ||g||_2
+
+    Args:
+      ball, x: the set, and the point that it is around.
+      x_adv: x_k, in the set.
+      gradient: g, of the objective at x_k.
+      step_size: in the ball's norm.
+
+    Returns:
+      x_{k+1}, in the set.
+    """
+    return ball.project(ball.ascend(x_adv, gradient, step_size), x)
+
+
+def pgd(
+    objective: Objective,
+    ball: Ball,
+    x: Point,
+    *,
+    step_sizes: Float[Array, " steps"],
+    start: Point | None = None,
+) -> Point:
+    """Projected gradient ascent, last iterate:
+
+        x_0 = project(start),    x_{k+1} = project( x_k + step_k along the steepest ascent of the objective at x_k )
+
+    Args:
+      objective: `x_adv -> scalar`, larger = more adversarial. A closure: compute what depends on x alone before, outside.
+      ball: norm and radius, from `attacks.balls`; it includes the [0, 1] box.
+      x: the clean image `[H, W, c]` in [0, 1], or whatever point the ball is around.
+      step_sizes: `[steps]`, one size per step in the ball's norm, e.g. `constant_steps` or `decaying_steps`.
+      start: the first iterate; x itself if None. A random start is `ball.random_point(key, x)`. An objective that compares with x, such as a
+        discrepancy, has gradient zero at x, so it needs one.
+
+    Returns:
+      The last iterate. No gradient flows through it.
+
+    Raises:
+      ValueError: if there is no step.
+
+    References:
+      Madry et al. 2018, https://arxiv.org/abs/1706.06083.
+
+    >>> from irob.attacks.balls import LInf
+    >>> x = jnp.full((1, 2, 1), 0.5)
+    >>> pgd(lambda z: z[0, 0, 0] - z[0, 1, 0], LInf(0.25), x, step_sizes=constant_steps(0.5, 3)).ravel().tolist()
+    [0.75, 0.25]
+    """
+
+    def step(x_adv: Point, size: Any) -> tuple[Point, None]:
+        return pgd_step(ball, x, x_adv, jax.grad(objective)(x_adv), size), None
+
+    x_adv, _ = jax.lax.scan(step, _start(start, ball, x), _checked(step_sizes, x))
+    return jax.lax.stop_gradient(x_adv)
+
+
+def best_of_pgd(
+    objective: ScoredObjective,
+    ball: Ball,
+    x: Point,
+    *,
+    step_sizes: Float[Array, " steps"],
+    start: Point | None = None,
+) -> AttackResult:
+    """Projected gradient ascent, the iterate with the highest score, start and last iterate included.
+
+    What is ascended need not be what decides: the attack may follow the cross-entropy and be judged by the margin.
+
+    Args:
+      objective: `x_adv -> (value, score)`; the value is ascended, the score is compared. One forward pass gives both.
+      ball, x, step_sizes, start: as in `pgd`, which says what is raised.
+
+    Returns:
+      The best iterate and its score. No gradient flows through them.
+
+    >>> from irob.attacks.balls import LInf
+    >>> overshoot = lambda z: (jnp.sum(z), -jnp.abs(jnp.sum(z) - 0.6))
+    >>> found = best_of_pgd(overshoot, LInf(0.5), jnp.full((1, 1, 1), 0.5), step_sizes=constant_steps(0.1, 3))
+    >>> round(float(found.x_adv[0, 0, 0]), 4)
+    0.6
+    """
+    first = jax.lax.stop_gradient(_start(start, ball, x))
+
+    def better(best: AttackResult, x_adv: Point, score: Scalar) -> AttackResult:
+        higher = score > best.score
+        return AttackResult(jnp.where(higher, x_adv, best.x_adv), jnp.where(higher, score, best.score))
+
+    def step(state: tuple[Point, AttackResult], size: Any) -> tuple[tuple[Point, AttackResult], None]:
+        x_adv, best = state
+        gradient, score = jax.grad(objective, has_aux=True)(x_adv)
+        best = better(best, x_adv, score)
+        return (pgd_step(ball, x, x_adv, gradient, size), best), None
+
+    worst = AttackResult(first, jnp.full((), -jnp.inf, first.dtype))
+    (x_adv, best), _ = jax.lax.scan(step, (first, worst), _checked(step_sizes, x))
+    return jax.lax.stop_gradient(better(best, x_adv, objective(x_adv)[1]))
+
+
+def last_of_pgd(
+    objective: ScoredObjective,
+    ball: Ball,
+    x: Point,
+    *,
+    step_sizes: Float[Array, " steps"],
+    start: Point | None = None,
+) -> AttackResult:
+    """`pgd` with the score of its last iterate, for where `best_of_pgd` is expected."""
+    x_adv = pgd(lambda z: objective(z)[0], ball, x, step_sizes=step_sizes, start=start)
+    return AttackResult(x_adv, jax.lax.stop_gradient(objective(x_adv)[1]))
+
+
+def _start(start: Point | None, ball: Ball, x: Point) -> Array:
+    return jnp.asarray(x) if start is None else jnp.asarray(ball.project(start, x))
+
+
+def _checked(step_sizes: Float[Array, " steps"], x: Point) -> Array:
+    if step_sizes.shape[0] < 1:
+        raise ValueError("step_sizes is empty: an attack takes at least one step")
+    return jnp.asarray(step_sizes, x.dtype)
+
+
+# --- step sizes -----------------------------------------------------------------------------------------------------------------------------
+
+
+def constant_steps(step_size: Scalar, num_steps: int) -> Float[Array, " steps"]:
+    """`num_steps` steps of the same size.
+
+    >>> constant_steps(0.5, 3).tolist()
+    [0.5, 0.5, 0.5]
+    """
+    return jnp.full(num_steps, step_size, jnp.float32)
+
+
+def decaying_steps(eps: Scalar, num_steps: int) -> Float[Array, " steps"]:
+    """Large steps first, then small ones: thirds of the run at 0.2, 0.06 and 0.02 eps (the last takes the remainder).
+
+    >>> [round(float(size), 2) for size in decaying_steps(1.0, 4)]
+    [0.2, 0.06, 0.02, 0.02]
+    """
+    third = np.minimum(np.arange(num_steps) // max(num_steps // 3, 1), 2)
+    return jnp.asarray(eps * np.array([0.2, 0.06, 0.02], np.float32)[third], jnp.float32)
+
+
+def frank_wolfe_steps(eps: Scalar, num_steps: int) -> Float[Array, " steps"]:
+    """`1 / (k + 1)`, k = 0, 1, ...: with steps towards corners of the set the iterate is the mean of all corners so far."""
+    return (1.0 / np.arange(1, num_steps + 1)).astype(np.float32)
+
+
+StepRule = Callable[[Scalar, int], Float[Array, " steps"]]  # (eps, number of steps) -> sizes
+STEP_SIZES: dict[str, StepRule] = {
+    "0.2, 0.06, 0.02 eps": decaying_steps,
+    "0.2 eps": lambda eps, num_steps: constant_steps(0.2 * eps, num_steps),
+    "eps/4": lambda eps, num_steps: constant_steps(eps / 4, num_steps),
+    "eps/sqrt(steps)": lambda eps, num_steps: constant_steps(eps / np.sqrt(num_steps), num_steps),
+    "constant 0.01": lambda eps, num_steps: constant_steps(0.01, num_steps),
+    "constant 0.002236": lambda eps, num_steps: constant_steps(0.002236, num_steps),
+    "1/(k+1)": frank_wolfe_steps,
+}
+
+
+def step_rule(name: str | StepRule) -> StepRule:
+    """A rule `(eps, steps) -> sizes`, by its name in `STEP_SIZES` or as it is.
+
+    Raises:
+      ValueError: for an unknown name.
+    """
+    if isinstance(name, str) and name not in STEP_SIZES:
+        raise ValueError(f"unknown step sizes {name!r}: choose one of {', '.join(map(repr, STEP_SIZES))}")
+    return STEP_SIZES[name] if isinstance(name, str) else name
+
+
+# --- attacks by name ------------------------------------------------------------------------------------------------------------------------
+
+
+class Attack(Protocol):
+    """A row of `ATTACKS`: ascends an objective inside a ball.
+
+    key: of everything random. num_steps: its budget of gradients. start: the first iterate where the caller has one.
+    """
+
+    def __call__(
+        self, objective: ScoredObjective, ball: Ball, x: Point, *, key: PRNGKey, num_steps: int, start: Point | None = None
+    ) -> AttackResult: ...
+
+
+class PGD(NamedTuple):
+    """Projected gradient ascent as an `Attack`.
+
+    step_sizes: a key of `STEP_SIZES`, or a rule of one's own.
+    random_start: whether it starts from a random point of the ball, where no start is given; otherwise from x.
+    best_iterate: whether the iterate with the highest score is the result; otherwise the last one.
+    """
+
+    step_sizes: str | StepRule = "0.2, 0.06, 0.02 eps"
+    random_start: bool = True
+    best_iterate: bool = True
+
+    def __call__(
+        self, objective: ScoredObjective, ball: Ball, x: Point, *, key: PRNGKey, num_steps: int, start: Point | None = None
+    ) -> AttackResult:
+        """Ascends the objective; see `Attack`."""
+        if start is None and self.random_start:
+            start = ball.random_point(key, x)
+        ascend = best_of_pgd if self.best_iterate else last_of_pgd
+        return ascend(objective, ball, x, step_sizes=step_rule(self.step_sizes)(ball.eps, num_steps), start=start)
+
+
+ATTACKS: dict[str, Attack] = {"pgd": PGD()}

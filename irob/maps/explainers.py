@@ -1,0 +1,162 @@
+"""Every map by name, as `x -> (maps [h, w, classes], logits [C])`: what discrepancies, attacks and training methods take.
+
+    cam, grad_cam_plus_plus, representation    read off the last feature map (`features.READOUTS`)
+    grad_cam                                   class activation maps on the scale of the logits
+    saliency, gradient_x_input, integrated_gradients, smooth_grad    on the pixels, `[H, W c, classes]`, the channels of a pixel side by side
+
+An attack on a gradient needs second derivatives, which a rectified network does not have. Maps on the pixels are therefore those of the network
+with softplus for relu and the same parameters (as in the code of Boopathy et al. 2020, https://arxiv.org/abs/2006.14748); the logits are always
+the network's own. They take 10 points of the path, or 10 draws of noise, the same for every image. Expected gradients, which need reference
+images, and LayerCAM, which is Grad-CAM++ for these networks, have no row.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Int
+
+from irob.losses import pick
+from irob.maps.features import READOUTS, scale_to_logits
+from irob.maps.pixels import Attribution, Score, gradient_x_input, integrated_gradients, saliency, smooth_grad
+from irob.types import Array, Explain, Explanation, Image, Label, Model, Params, Readout
+
+Classes = Int[Array, " m"]
+ForwardFn = Callable[[Model, Readout], Explain]
+
+
+class Explainer(NamedTuple):
+    """A row of `EXPLAINERS`.
+
+    make: `(model, forward, classes) -> Explain`.
+    gradients: input gradients of the network that a map of one class takes; 0 if it takes none.
+    by_class: whether there is a map for each class, so that classes can be chosen.
+    """
+
+    make: Callable[[Model, ForwardFn, Classes | None], Explain]
+    gradients: int = 0
+    by_class: bool = True
+
+
+def differentiable(params: Params) -> ForwardFn:
+    """The form of a network with gradients with respect to everything: `Model.explain`."""
+    return lambda model, readout: lambda x: model.explain(params, x, readout)
+
+
+def frozen(params: Params, dtype: DTypeLike = jnp.float32) -> ForwardFn:
+    """The form of a network for repeated gradients with respect to x alone: `Model.frozen`. Make it outside of the loop."""
+    return lambda model, readout: model.frozen(params, readout, dtype)
+
+
+def read_off(readout: Readout, by_class: bool = True) -> Explainer:
+    """Maps that are linear in the last feature map.
+
+    Args:
+      readout: head `[K, C]` -> the matrix `[K, maps]` that reads them off.
+      by_class: whether there is a map for each class.
+    """
+
+    def make(model: Model, forward: ForwardFn, classes: Classes | None) -> Explain:
+        explain = forward(model, readout)
+        if classes is None:
+            return explain
+
+        def chosen(x: Image) -> Explanation:
+            maps, logits = explain(x)
+            return Explanation(jax.vmap(lambda c: pick(maps, c), out_axes=-1)(classes), logits)
+
+        return chosen
+
+    return Explainer(make, by_class=by_class)
+
+
+def on_logit_scale(raw: Explainer) -> Explainer:
+    """The same maps, scaled by `scale_to_logits`."""
+
+    def make(model: Model, forward: ForwardFn, classes: Classes | None) -> Explain:
+        explain = raw.make(model, forward, classes)
+
+        def scaled(x: Image) -> Explanation:
+            maps, logits = explain(x)
+            return Explanation(scale_to_logits(maps), logits)
+
+        return scaled
+
+    return raw._replace(make=make)
+
+
+def on_pixels(attribution: Callable[[Score, Image], Attribution], gradients: int = 1) -> Explainer:
+    """Maps on the pixels, of a function `(score, x) -> [H, W, c]`. The score is a logit of the softplus network; time and memory
+    grow with the number of classes.
+
+    Args:
+      attribution: the map of one score.
+      gradients: how many gradients of the score it takes.
+    """
+
+    def make(model: Model, forward: ForwardFn, classes: Classes | None) -> Explain:
+        logits = forward(model, READOUTS["cam"])
+        smooth = forward(model.smooth(), READOUTS["cam"])
+        count = model.num_classes
+        height, width, channels = model.input_shape
+
+        def explain(x: Image) -> Explanation:
+            def of_class(c: Label) -> Array:
+                return attribution(lambda z: pick(smooth(z).logits, c), x)
+
+            by_class = jax.vmap(of_class, out_axes=-1)(jnp.arange(count) if classes is None else classes)
+            return Explanation(by_class.reshape(height, width * channels, -1), logits(x).logits)
+
+        return explain
+
+    return Explainer(make, gradients)
+
+
+NUM_GRADIENTS = 10  # of a path or of noise, for each map
+EXPLAINERS: dict[str, Explainer] = {
+    "cam": read_off(READOUTS["cam"]),
+    "grad_cam": on_logit_scale(read_off(READOUTS["cam"])),
+    "grad_cam_plus_plus": read_off(READOUTS["grad_cam_plus_plus"]),
+    "representation": read_off(READOUTS["representation"], by_class=False),
+    "saliency": on_pixels(saliency),
+    "gradient_x_input": on_pixels(gradient_x_input),
+    "integrated_gradients": on_pixels(lambda score, x: integrated_gradients(score, x, points=NUM_GRADIENTS).attributions, NUM_GRADIENTS),
+    "smooth_grad": on_pixels(lambda score, x: smooth_grad(score, x, jax.random.key(0), samples=NUM_GRADIENTS), NUM_GRADIENTS),
+}
+
+
+def explainer(name: str | Explainer, model: Model, forward: ForwardFn, classes: Classes | None = None) -> Explain:
+    """`x -> (maps, logits)` of a network, by the name of a map.
+
+    Args:
+      name: a key of `EXPLAINERS`, or a row of one's own.
+      model: the network.
+      forward: `differentiable(params)` or `frozen(params)`.
+      classes: `[m]`, whose maps are wanted, in this order, so that `maps` is `[h, w, m]`; None for all of them.
+
+    Returns:
+      A function of one image `[H, W, c]`.
+
+    Raises:
+      ValueError: for an unknown name, and for classes of a representation, which has units instead.
+
+    >>> from irob.models import create
+    >>> network = create("small", (8, 8, 1), 3)
+    >>> explain = explainer("saliency", network, differentiable(network.initial_params()))
+    >>> [part.shape for part in explain(jnp.ones((8, 8, 1)))]
+    [(8, 8, 3), (3,)]
+    """
+    if isinstance(name, str) and name not in EXPLAINERS:
+        raise ValueError(f"unknown map {name!r}: choose one of {', '.join(EXPLAINERS)}")
+    row = EXPLAINERS[name] if isinstance(name, str) else name
+    if classes is not None and not row.by_class:
+        raise ValueError("a representation has units for classes: there is no map of a class to choose")
+    return row.make(model, forward, classes)
+
+
+def shape_of_maps(name: str | Explainer, model: Model, params: Params) -> tuple[int, int, int]:
+    """(h, w, maps) of an explainer: its positions, and C, or the K units of a representation."""
+    height, width, count = jax.eval_shape(explainer(name, model, differentiable(params)), jnp.zeros(model.input_shape)).maps.shape
+    return height, width, count

@@ -1,0 +1,39 @@
+"""What README.md says: its commands, blocks and numbers, for tests that hold it to them."""
+
+import json
+import re
+
+from conftest import ROOT
+
+TEXT = (ROOT / "README.md").read_text()
+
+
+def lines_after(words, count):
+    """The first indented block after a line with these words, its first lines, unindented."""
+    after = TEXT[TEXT.index(words) :]
+    block = re.search(r"(?:^ {4}.*\n)+", after, flags=re.MULTILINE)[0]
+    return [line.removeprefix("    ") for line in block.splitlines()][:count]
+
+
+def row(label):
+    """`{0.05: 0.53, ...}` of the row of a table that begins with a label; its heading has the eps. What is no number is left out."""
+    (found,) = re.findall(rf"^\| {re.escape(label)} \|.*$", TEXT, flags=re.MULTILINE)
+    table = TEXT[: TEXT.index(found)].rsplit("\n\n", 1)[-1]
+    cells = lambda line: [cell.strip().split(" ")[0] for cell in line.strip("|").split("|")][1:]
+    pairs = zip(cells(table.splitlines()[0]), cells(found), strict=True)
+    return {float(eps): float(value) for eps, value in pairs if value != "-"}
+
+
+def record():
+    """The record that is shown."""
+    return json.loads("".join(lines_after("one JSON with flat records", 2)))
+
+
+def log_lines():
+    """The lines of metrics.jsonl that are shown."""
+    return [json.loads(line.replace("...", "")) for line in lines_after("`metrics.jsonl` has lines such as", 2)]
+
+
+def numbers(text):
+    """Every number of a text."""
+    return [float(value) for value in re.findall(r"(?<![\w.])-?\d+(?:\.\d+)?", text)]

@@ -1,0 +1,113 @@
+"""A made-up package outside of the project (tests/made_up) brings one of each seam, in one short file each, through the commands alone."""
+
+import csv
+import json
+
+import pytest
+from conftest import ROOT
+
+PACKAGE = ROOT / "tests" / "made_up"
+OUTSIDE = {"PYTHONPATH": str(PACKAGE.parent)}
+CONFIG = (
+    "--config",
+    "digits:made_up.defenses:int_largest,tiny",
+    "--config.map=made_up.maps:GRADIENT_SIZE",
+    "--config.defense.weight=1/20",
+    "--config.num_steps=32",
+)
+
+
+@pytest.fixture(scope="module")
+def workdir(commands, tmp_path_factory):
+    """A training by a defense, in a norm and on a map of that package."""
+    where = tmp_path_factory.mktemp("outside")
+    commands.run("train", *CONFIG, "--config.attack.norm=made_up.norms:LowerHalf", "--workdir", where, **OUTSIDE)
+    return where
+
+
+@pytest.fixture(scope="module")
+def report(commands, workdir):
+    """Measured by its measure, attacks, discrepancy and protocol, and reported."""
+    commands.run(
+        *("evaluate", "--workdir", workdir, "--num_examples", 8, "--eps", "0,0.1", "--protocol", "made_up.protocols:QUICK"),
+        *("--measure", "pgd,aai,made_up.measures:CONFIDENT", "--threshold", "1/5"),
+        *("--attack", "made_up.attacks:momentum", "--map", "made_up.maps:GRADIENT_SIZE"),
+        **OUTSIDE,
+    )
+    commands.run(
+        *(
+            "evaluate",
+            "--workdir",
+            workdir,
+            "--num_examples",
+            8,
+            "--protocol",
+            "made_up.protocols:QUICK",
+            "--measure",
+            "tradeoff,unforeseen",
+        ),
+        *("--discrepancy_norms", "l1,made_up.discrepancies:largest", "--unforeseen_attacks", "made_up.unforeseen:VEIL"),
+        **OUTSIDE,
+    )
+    commands.run("report", "--inputs", workdir, "--out", workdir / "report", **OUTSIDE)
+    return workdir / "report"
+
+
+def rows(report, table):
+    with (report / "tables" / f"digits_{table}.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_each_is_one_file_of_under_thirty_lines():
+    """The number of files that are edited to add one: this one."""
+    files = [file for file in PACKAGE.glob("*.py") if file.name != "__init__.py"]
+    assert {file.stem for file in files} == {
+        *("maps", "discrepancies", "attacks", "norms", "unforeseen", "defenses", "measures", "protocols"),
+    }
+    for file in files:
+        assert len(file.read_text().splitlines()) < 30, file.name
+
+
+def test_the_training_was_made_by_them(workdir):
+    config = json.loads((workdir / "config.json").read_text())
+    assert (config["method"], config["map"]) == ("made_up.defenses:int_largest", "made_up.maps:GRADIENT_SIZE")
+    assert config["attack"]["norm"] == "made_up.norms:LowerHalf" and config["defense"] == {"weight": 0.05}
+
+
+def test_accuracy_under_an_attack_in_a_norm(report):
+    (row,) = rows(report, "accuracy")
+    assert row["network"] == "made_up.defenses:int_largest" and row["protocol"] == "made_up.protocols:QUICK"
+    assert (row["attack"], row["norm"], row["steps"], row["n"]) == ("made_up.attacks:momentum", "made_up.norms:LowerHalf", "3", "8")
+    assert row["eps 0"] and row["eps 0.1"]
+
+
+def test_a_map_and_a_discrepancy(report):
+    assert {row["map"] for row in rows(report, "kendall_tau")} == {"made_up.maps:GRADIENT_SIZE"}
+    assert [row["norm"] for row in rows(report, "tradeoff")] == ["l1", "made_up.discrepancies:largest"]
+
+
+def test_a_measure_with_a_flag_of_its_own(report, workdir):
+    (row,) = rows(report, "made_up_measures_CONFIDENT")
+    assert row["above"] == "0.200" and row["n"] == "8" and row["value"]
+    assert "Confident predictions" in (report / "report.html").read_text()
+    result = json.loads(next(workdir.glob("*CONFIDENT*.json")).read_text())
+    assert result["measures"]["made_up.measures:CONFIDENT"]["settings"]["threshold"] == 0.2
+    assert [record["measure"] for record in result["records"]].count("made_up.measures:CONFIDENT") == 1
+
+
+def test_an_unforeseen_attack_with_sizes_of_its_own(report):
+    (row,) = [row for row in rows(report, "unforeseen") if row["attack"] != "none"]
+    assert row["attack"] == "made_up.unforeseen:VEIL" and row["sizes of"] == "its own" and row["size 2"].endswith("at 0.9")
+
+
+def test_the_flag_is_in_the_help(commands):
+    process = commands.start("evaluate", "--help", "--measure", "made_up.measures:CONFIDENT", **OUTSIDE)
+    out, _ = process.communicate()
+    assert "probability from which the network is confident" in out.replace("\n    ", " ")
+
+
+def test_a_report_without_the_package_says_so(commands, workdir, report, tmp_path):
+    said = commands.refused("report", "--inputs", workdir, "--out", tmp_path / "out")
+    assert said == (
+        "error: measure 'made_up.measures:CONFIDENT': there is no module 'made_up'; its folder must be the current one or on PYTHONPATH"
+    )

@@ -1,0 +1,82 @@
+"""Tables of a report: one record a cell, notes, names of files."""
+
+import dataclasses
+import types
+
+import numpy as np
+import pytest
+from test_results import MADE
+
+from experiments import report
+from experiments.evaluation.measures import MEASURES
+from experiments.reports import pages
+from experiments.reports.entries import Entry
+from experiments.reports.records import proportion_record
+from experiments.reports.results import MeasureInfo, Result
+from experiments.reports.tables import coverage, eps_table
+from experiments.runtime.errors import UserError
+
+PROVENANCE = {**MADE, "versions": {"irob": "1", "jax": "1"}, "checkpoint": {**MADE["checkpoint"], "workdir": "runs/a"}}
+COLUMNS = (("attack", "attack"),)
+
+
+def entry(label="int", protocol="standard", measure="pgd", dataset="digits", **settings):
+    clean = proportion_record("clean_accuracy", np.array([True, True]), eps=0.0)
+    attacked = proportion_record("robust_accuracy", np.array([True, False]), eps=0.1, attack="pgd", norm="linf", steps=150, **settings)
+    records = [dataclasses.replace(record, measure=measure) for record in (clean, attacked)]
+    result = Result(label, dataset, protocol, 1, {measure: MeasureInfo(2, "", {})}, records, {"name": "digits", "from": "here"}, PROVENANCE)
+    return Entry(label, result, {f"{measure}/indices": np.arange(2), "other/indices": np.arange(3)})
+
+
+def texts(table):
+    return [table.header, *[[cell.text for cell in row] for row in table.rows]]
+
+
+def test_a_table_has_a_row_for_each_network_and_a_column_for_each_eps():
+    table = eps_table("accuracy", "Accuracy", COLUMNS, [entry("a"), entry("b")], "robust_accuracy", "clean_accuracy", notes=["so"])
+    header, *rows = texts(table)
+    assert header == ["network", "protocol", "attack", "eps 0", "eps 0.1"]
+    assert [row[:3] for row in rows] == [["a", "standard", "pgd"], ["b", "standard", "pgd"]]
+    assert rows[0][3].startswith("1.000 [") and rows[0][4].startswith("0.500 [") and table.notes == ["so"]
+    alone = eps_table("accuracy", "Accuracy", COLUMNS, [entry("a")], "no_such_metric", "clean_accuracy", notes=[])
+    assert [row[:3] for row in texts(alone)[1:]] == [["a", "standard", ""]]
+
+
+def test_two_results_of_one_cell_are_refused_and_named():
+    with pytest.raises(
+        UserError, match=r"two results have robust_accuracy of int at eps 0.1 under the standard protocol, with other restarts"
+    ):
+        eps_table("accuracy", "Accuracy", COLUMNS, [entry(restarts=1), entry(restarts=5)], "robust_accuracy", notes=[])
+
+
+def test_a_network_measured_under_paper_alone_is_named():
+    entries = [entry("a"), entry("b", "paper"), entry("c", "paper"), entry("c")]
+    assert coverage(entries) == ["Measured under `paper` alone, which says little: b."]
+    assert coverage(entries[:1]) == []
+
+
+def test_an_entry_of_one_measure_has_its_records_and_arrays_alone():
+    both = entry()
+    assert list(both.of("pgd").arrays) == ["indices"] and len(both.of("pgd").records()) == 2
+    assert both.of("other").records() == [] and len(both.of("other").arrays["indices"]) == 3
+
+
+def test_a_variant_of_a_measure_is_reported_under_its_own_name(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "mine", types.SimpleNamespace(MINE=MEASURES["pgd"]))
+    section = report.section("digits", [entry(measure="mine:MINE")])
+    assert section.tables[0].rows[0][-1].text.startswith("0.500 [") and [p.name for p in section.pictures] == ["accuracy_against_eps"]
+
+
+def test_files_of_a_data_set_of_ones_own_do_not_collide(tmp_path):
+    of = lambda name: eps_table(name, name, COLUMNS, [entry()], "robust_accuracy", notes=[])
+    pages.write_report([pages.Section("my.data:SET", [of("one"), of("two")], [])], [entry()], tmp_path)
+    assert sorted(file.name for file in (tmp_path / "tables").iterdir()) == [
+        "my_data_SET_one.csv",
+        "my_data_SET_one.md",
+        "my_data_SET_two.csv",
+        "my_data_SET_two.md",
+    ]
+
+
+def test_a_result_without_its_arrays_is_reported_without_pictures():
+    assert MEASURES["inversion"].figures([entry(measure="inversion").of("nothing")], "0123456789") == []
