@@ -57,9 +57,10 @@ def main() -> None:
         evaluation.cache = partial
         result, arrays = evaluate(evaluation, chosen, flag.protocol)
         if devices.is_first_process():
-            print(text.result_text(result, {name: (measure.title, measure.columns) for name, (measure, _) in chosen.items()}))
             results.write_result(result, arrays, out)
-            print(f"written to {out}")
+    if devices.is_first_process():
+        print(text.result_text(result, {name: (measure.title, measure.columns) for name, (measure, _) in chosen.items()}))
+        print(f"written to {out}")
 
 
 def check_flags(flag: Any) -> None:
