@@ -12,7 +12,7 @@ import numpy as np
 
 
 class Images(NamedTuple):
-    """A split in memory: images uint8 `[n, H, W, c]`, labels int32 `[n]`, source: where it comes from, for the record."""
+    """A split in memory: images `[n, H, W, c]`, uint8 or float32 in [0, 1], labels int32 `[n]`, source: where it comes from, for the record."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -50,8 +50,8 @@ Split = Images | Stream
 
 
 def to_unit(images: jax.Array | np.ndarray) -> jax.Array:
-    """uint8 pixels as float32 in [0, 1]."""
-    return jnp.asarray(images, jnp.float32) / 255.0
+    """Pixels as float32 in [0, 1]: uint8 divided by 255, floats as they are."""
+    return jnp.asarray(images) if jnp.issubdtype(images.dtype, jnp.floating) else jnp.asarray(images, jnp.float32) / 255.0
 
 
 def hold_out(whole: Images, split: str, validation: int) -> Images:

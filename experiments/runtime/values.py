@@ -92,10 +92,15 @@ def distinct(kind: Kind) -> Kind:
 
 def row_of(table: Mapping[str, Any], what: str) -> Kind:
     """A key of a table, or `package.module:attribute`."""
+    return named(lambda name: find(table, name, what), what)
+
+
+def named(finder: Callable[[str], Any], what: str) -> Kind:
+    """A name that a function finds."""
 
     def check(value: Any) -> str:
         try:
-            find(table, str(value), what)
+            finder(str(value))
         except UserError as error:
             raise ValueError(str(error).removeprefix(f"unknown {what} {str(value)!r}: ")) from error
         return str(value)
