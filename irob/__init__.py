@@ -1,6 +1,6 @@
 """irob: interpretability-aware robustness in JAX. Pure functions of one example, lifted to batches with `jax.vmap`.
 
-    irob.models          networks: create, CAMNetwork of Conv and MaxPool
+    irob.models          networks: create, CAMNetwork of Conv and MaxPool; your own by from_linen, from_function
     irob.maps            interpretation maps: CAM, Grad-CAM(++), LayerCAM, saliency, integrated and expected gradients, SmoothGrad; by name
     irob.losses          cross-entropy, KL divergence, logit margin, DLR
     irob.discrepancies   how far two interpretations are apart; Proposition 1; rank correlations
@@ -10,6 +10,7 @@
     irob.paper           what exists only to repeat the authors of the paper: their weight files, draws and attacks
     irob.types           Explanation = (maps, logits), array types, the Model protocol
     irob.convolutions    fast forms of a convolution
+    irob.rewriting       any network as a fast function of x, also with softplus for relu
 
 The names that one types daily are here, too. Images are `[H, W, c]` in [0, 1], labels integers, maps `[h, w, C]`. Losses and objectives: larger =
 worse for the classifier.
@@ -23,7 +24,7 @@ worse for the classifier.
 True
 """
 
-from irob import attacks, convolutions, defenses, discrepancies, losses, maps, metrics, models, paper, types
+from irob import attacks, convolutions, defenses, discrepancies, losses, maps, metrics, models, paper, rewriting, types
 from irob.attacks import L1, L2, LInf, best_of_pgd, constant_steps, decaying_steps, pgd, sneaking_attack
 from irob.defenses import DEFENSES, from_terms
 from irob.discrepancies import discrepancy, kendall_tau, proposition_1_sides, two_class
@@ -62,6 +63,7 @@ __all__ = [
     "paper",
     "pgd",
     "proposition_1_sides",
+    "rewriting",
     "robust_accuracy",
     "sneaking_attack",
     "two_class",

@@ -4,10 +4,11 @@ Shapes are written in jaxtyping's notation: `H W` is the size of an image, `c` i
 classes, `K` the number of features. Everything is ONE example; `jax.vmap` lifts it to a batch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Int, Key, PyTree
@@ -44,23 +45,48 @@ Objective = Callable[[Point], Scalar]  # of a perturbed image (or other variable
 Readout = Callable[[Head], Float[Array, "K maps"]]  # head -> the matrix that reads maps off the last feature map
 
 
+def checked_image(x: Array, input_shape: tuple[int, ...]) -> Array:
+    """The image itself, if a network for images of this shape takes it.
+
+    Raises:
+      ValueError: if it has another shape, or is not of floats.
+    """
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"images are floats in [0, 1], got {x.dtype}: divide uint8 pixels by 255")
+    if x.shape != input_shape:
+        raise ValueError(f"this network takes one image of shape {input_shape}, got {x.shape}: lift it to batches with jax.vmap")
+    return x
+
+
 @runtime_checkable
 class Model(Protocol):
-    """A network as `irob.maps` sees it: a function `x -> (maps, logits)` in two forms with the same values."""
+    """A network as maps, training and evaluation see it: a function `x -> (maps, logits)` in two forms with the same values."""
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """(H, W, c) of the images."""
 
+    def __hash__(self) -> int:
+        """Models are values: what is compiled for one serves its equals."""
+
     @property
     def num_classes(self) -> int:
         """C, the number of classes."""
+
+    def initial_params(self, seed: int = ...) -> Params:
+        """Initial parameters, a tree of NumPy arrays."""
+
+    def layer_shapes(self) -> Sequence[tuple[int, ...]]:
+        """The shapes of the outputs of the layers, which decide memory."""
 
     def explain(self, params: Params, x: Image, readout: Readout = ...) -> Explanation:
         """The differentiable form: gradients with respect to everything."""
 
     def frozen(self, params: Params, readout: Readout = ..., dtype: DTypeLike = ...) -> Explain:
         """The frozen form: parameters constant, fast repeated gradients with respect to the input."""
+
+    def head_kernel(self, params: Params) -> Head:
+        """The linear layer `[K, C]` that reads the maps off the last feature map."""
 
     def smooth(self) -> "Model":
         """The same network with softplus for relu, which takes the same parameters and has second derivatives."""

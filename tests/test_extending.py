@@ -3,14 +3,18 @@
 import csv
 import json
 
+import numpy as np
 import pytest
 from conftest import ROOT
+
+from experiments import data
 
 PACKAGE = ROOT / "tests" / "made_up"
 OUTSIDE = {"PYTHONPATH": str(PACKAGE.parent)}
 CONFIG = (
     "--config",
     "digits:made_up.defenses:int_largest,tiny",
+    "--config.network=made_up.networks:make",
     "--config.map=made_up.maps:GRADIENT_SIZE",
     "--config.defense.weight=1/20",
     "--config.num_steps=32",
@@ -62,7 +66,8 @@ def test_each_is_one_file_of_under_thirty_lines():
     """The number of files that are edited to add one: this one."""
     files = [file for file in PACKAGE.glob("*.py") if file.name != "__init__.py"]
     assert {file.stem for file in files} == {
-        *("maps", "discrepancies", "attacks", "norms", "unforeseen", "defenses", "measures", "protocols"),
+        *("maps", "discrepancies", "attacks", "norms", "unforeseen", "defenses", "measures", "protocols", "networks"),
+        "functions",
     }
     for file in files:
         assert len(file.read_text().splitlines()) < 30, file.name
@@ -111,3 +116,22 @@ def test_a_report_without_the_package_says_so(commands, workdir, report, tmp_pat
     assert said == (
         "error: measure 'made_up.measures:CONFIDENT': there is no module 'made_up'; its folder must be the current one or on PYTHONPATH"
     )
+
+
+@pytest.mark.slow
+def test_an_npz_file_and_a_plain_function(commands, tmp_path):
+    """Data of floats in a file of one's own, trained, measured and reported with a function without maps."""
+    digits = data.load_split("digits", "test")
+    np.savez(tmp_path / "mine.npz", images=digits.images[::4] / 255.0, labels=digits.labels[::4])
+    own = (f"--config.dataset=npz:{tmp_path / 'mine.npz'}", "--config.network=made_up.functions:linear")
+    workdir = tmp_path / "run"
+    commands.run("train", "--config", "digits:adv,tiny", *own, "--workdir", workdir, **OUTSIDE)
+    commands.run("evaluate", "--workdir", workdir, "--eps", "0,0.1", "--steps", "5", **OUTSIDE)
+    result = json.loads((workdir / "standard_latest.json").read_text())
+    assert result["data"]["name"] == "mine" and result["network"] == "made_up.functions:linear"
+    commands.run("report", "--inputs", workdir, "--out", tmp_path / "report", **OUTSIDE)
+    assert "npz" in (tmp_path / "report" / "report.md").read_text()
+    _, err = commands.run("train", "--config", "digits:int,tiny", *own, "--workdir", tmp_path / "other", code=2, **OUTSIDE)
+    assert "config.map = 'cam', which int compares: the network has no such maps" in err
+    _, err = commands.run("evaluate", "--workdir", workdir, "--measure", "bound", code=2, **OUTSIDE)
+    assert "map cam: the network has no such maps" in err

@@ -63,10 +63,11 @@ def test_what_cannot_be_compared(trained, digits, tmp_path, other):
         overlaps(trained, digits, versus=other[1], k=50)
     with pytest.raises(UserError, match="--map=representation: this measure needs maps of a class"):
         overlaps(trained, digits, versus=other[1], map=("representation",))
-    stranger = irob.create("wresnet", (28, 28, 1), 10)  # maps of 7 x 7 too: comparable
-    topk_overlap.check_comparable(trained.network, stranger, "wide")
+    of = lambda network: trained._replace(network=network, params=network.initial_params())
+    stranger = of(irob.create("wresnet", (28, 28, 1), 10))  # maps of 7 x 7 too: comparable
+    topk_overlap.check_comparable(trained, stranger, "wide")
     with pytest.raises(UserError, match="--versus small: its maps cannot be compared"):
-        topk_overlap.check_comparable(trained.network, irob.create("small", (32, 32, 3), 10), "small")
+        topk_overlap.check_comparable(trained, of(irob.create("small", (32, 32, 3), 10)), "small")
 
 
 def test_inversion_raises_the_unit_and_stays_in_the_box(trained, digits):

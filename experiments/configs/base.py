@@ -18,7 +18,7 @@ from experiments import data
 from experiments.configs import options
 from experiments.runtime.errors import UserError, one_line, refuse
 from experiments.runtime.names import find
-from experiments.runtime.values import Kind, choice, integer, number, row_of, several
+from experiments.runtime.values import Kind, choice, integer, named, number, row_of, several
 from irob.attacks import BALLS
 from irob.defenses import DEFENSES, Defense
 from irob.maps import EXPLAINERS
@@ -35,8 +35,10 @@ class Field(NamedTuple):
 
 
 FIELDS: dict[str, Field] = {
-    "dataset": Field("digits", row_of(data.DATASETS, "data set"), "data set"),
-    "network": Field("small", choice(*NETWORKS), ", ".join(NETWORKS)),
+    "dataset": Field("digits", named(data.find_dataset, "data set"), f"{', '.join(data.DATASETS)}, npz:FILE, or package.module:attribute"),
+    "network": Field(
+        "small", row_of(NETWORKS, "network"), f"{', '.join(NETWORKS)}, or package.module:make, a function (input_shape, num_classes)"
+    ),
     "method": Field("int", row_of(DEFENSES, "method"), f"training method: {', '.join(DEFENSES)}"),
     "map": Field("cam", row_of(EXPLAINERS, "map"), f"the map that methods compare which compare maps: {', '.join(EXPLAINERS)}"),
     "seed": Field(99, integer(0, 2**32 - 1), "of the initial weights (99: the authors'), the order of the data and the random starts"),

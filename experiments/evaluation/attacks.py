@@ -15,9 +15,8 @@ from experiments.runtime.errors import UserError
 from irob.attacks import ATTACKS as GENERAL_ATTACKS
 from irob.attacks import Attack
 from irob.losses import LOSSES
-from irob.models import CAMNetwork
 from irob.paper import PAPER_PGD, logsumexp_cross_entropy
-from irob.types import Array, Image, Label, Logits, Params, Scalar
+from irob.types import Array, Image, Label, Logits, Model, Params, Scalar
 
 OBJECTIVES: dict[str, Callable[[Logits, Label], Scalar]] = {**LOSSES, "logsumexp_cross_entropy": logsumexp_cross_entropy}
 ATTACKS: dict[str, Attack] = {**GENERAL_ATTACKS, "paper_pgd": PAPER_PGD}
@@ -29,7 +28,7 @@ def clean_predictions(evaluation: Evaluation, indices: np.ndarray) -> np.ndarray
 
 
 @functools.lru_cache
-def clean_check(network: CAMNetwork, spec: None) -> Check:
+def clean_check(network: Model, spec: None) -> Check:
     """Pmapped `((params,), images, labels, indices) -> predictions`."""
 
     def check(shared: tuple[Params], images: Array, labels: Array, indices: Array) -> dict[str, Any]:

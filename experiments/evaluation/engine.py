@@ -16,8 +16,7 @@ from experiments.evaluation.examples import Images
 from experiments.runtime import devices
 from experiments.runtime.models import EvaluatedModel
 from experiments.runtime.plan import current_plan
-from irob.models import CAMNetwork
-from irob.types import Array
+from irob.types import Array, Model
 
 Check = Callable[..., Any]
 
@@ -44,7 +43,7 @@ class Evaluation:
         quiet: bool = True,
     ):
         self.model, self.split = model, split
-        self.network: CAMNetwork = model.network
+        self.network: Model = model.network
         self.norm, self.seed, self.dataset = model.norm, model.seed, model.dataset
         self.eps = tuple(sorted(model.eps if eps is None else eps))
         self.params = devices.replicate(model.params)
@@ -77,7 +76,7 @@ class Evaluation:
     def map_examples(
         self,
         label: str,
-        make: Callable[[CAMNetwork, Any], Check],
+        make: Callable[[Model, Any], Check],
         spec: Any,
         shared: tuple[Any, ...],
         indices: np.ndarray,

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from experiments.evaluation.engine import Evaluation
-from experiments.runtime.errors import refuse
+from experiments.runtime.errors import UserError, refuse
 from experiments.runtime.names import find
 from experiments.runtime.values import distinct, row_of, several
 from irob.maps import EXPLAINERS, shape_of_maps
@@ -12,15 +12,23 @@ from irob.maps import EXPLAINERS, shape_of_maps
 MAPS = distinct(several(row_of(EXPLAINERS, "map"), 1))
 
 
-def check_maps(names: Sequence[str]) -> None:
-    """Refuses maps that have none for each class."""
+def check_maps(evaluation: Evaluation, names: Sequence[str], of_classes: bool = True) -> None:
+    """Refuses maps that the network does not have, and, if asked for, maps that have none for each class."""
     for name in names:
+        positions_of(evaluation, name)
         by_class = find(EXPLAINERS, name, "map").by_class
-        refuse(not by_class, f"--map={name}: this measure needs maps of a class, and {name} has none")
+        refuse(of_classes and not by_class, f"--map={name}: this measure needs maps of a class, and {name} has none")
+
+
+def positions_of(evaluation: Evaluation, name: str) -> int:
+    """The number of positions of a map."""
+    try:
+        return math.prod(shape_of_maps(find(EXPLAINERS, name, "map"), evaluation.network, evaluation.model.params)[:2])
+    except ValueError as error:
+        raise UserError(f"map {name}: {error}") from error
 
 
 def check_k(evaluation: Evaluation, names: Sequence[str], k: int) -> None:
     """Refuses k beyond the positions of a map."""
-    rows = [find(EXPLAINERS, name, "map") for name in names]
-    positions = min(math.prod(shape_of_maps(row, evaluation.network, evaluation.model.params)[:2]) for row in rows)
+    positions = min(positions_of(evaluation, name) for name in names)
     refuse(not 1 <= k <= positions, f"--k={k} must be in 1..{positions}, the positions of a map")

@@ -14,7 +14,7 @@ import numpy as np
 from experiments.evaluation.attacks import check_perturbations, clean_predictions
 from experiments.evaluation.engine import Evaluation
 from experiments.evaluation.examples import First
-from experiments.evaluation.maps import MAPS
+from experiments.evaluation.maps import MAPS, check_maps
 from experiments.evaluation.options import MeasureOptions, option
 from experiments.evaluation.sneaking_checks import (
     DiscrepancyCheck,
@@ -139,7 +139,8 @@ def describe(options: SneakingOptions) -> str:
 
 
 def check(evaluation: Evaluation, options: SneakingOptions) -> None:
-    """Refuses steps that the norm of the model does not have."""
+    """Refuses maps that the network does not have, and steps that its norm does not have."""
+    check_maps(evaluation, getattr(options, "map", ("cam",)), of_classes=False)
     refuse(options.clip_gain is not None and evaluation.norm != "linf", "steps along the clipped gradient are for the linf norm")
 
 

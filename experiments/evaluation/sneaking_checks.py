@@ -17,9 +17,8 @@ from irob.attacks.projected_gradient import Ascent
 from irob.discrepancies import NORMS, all_class, discrepancy, kendall_tau, normalized, pearson
 from irob.losses import margin_loss, pick
 from irob.maps import EXPLAINERS, READOUTS, differentiable, explainer, frozen, scale_to_logits
-from irob.models import CAMNetwork
 from irob.paper import ClippedLInf, largest_weight
-from irob.types import Array, Explanation, Image, Label, Maps, Params, Scalar
+from irob.types import Array, Explanation, Image, Label, Maps, Model, Params, Scalar
 
 KAPPA = 0.1  # logits beyond the decision that suffice (the authors')
 RANKS = {"smallest discrepancy": smallest_discrepancy, "largest weight": largest_weight}
@@ -61,7 +60,7 @@ def ascent(norm: str, settings: Any, gain: float | None, eps: Scalar, x: Image, 
 
 
 @functools.lru_cache
-def minimal_check(network: CAMNetwork, attack: MinimalAttack) -> Check:
+def minimal_check(network: Model, attack: MinimalAttack) -> Check:
     """Pmapped `((params, key data), images, labels, indices, targets) -> eps, found, target, x_adv, distance, inside`."""
     ball_of, settings, targeted = find(BALLS, attack.norm, "norm"), attack.settings, attack.targeted
     limit = ball_of.diameter(network.input_shape)
@@ -100,7 +99,7 @@ def minimal_check(network: CAMNetwork, attack: MinimalAttack) -> Check:
 
 
 @functools.lru_cache
-def sneaking_check(network: CAMNetwork, attack: SneakingAttack) -> Check:
+def sneaking_check(network: Model, attack: SneakingAttack) -> Check:
     """Pmapped `((params,), images, labels, indices, targets, classes, eps, starts) -> x_adv, weight, found, distance, inside`."""
     ball_of, settings = find(BALLS, attack.norm, "norm"), attack.settings
     measure = attacked_discrepancy(attack.spec, settings.on_logit_scale, settings.ascended_norms)
@@ -132,7 +131,7 @@ def sneaking_check(network: CAMNetwork, attack: SneakingAttack) -> Check:
     return devices.pmap_full_precision(check)
 
 
-def explain_classes(map_name: str, network: CAMNetwork, forward: Any, classes: Array) -> Callable[[Image], Explanation]:
+def explain_classes(map_name: str, network: Model, forward: Any, classes: Array) -> Callable[[Image], Explanation]:
     """The maps of the classes that count; of a representation, all units."""
     row = find(EXPLAINERS, map_name, "map")
     return explainer(row, network, forward, classes if row.by_class else None)
@@ -154,7 +153,7 @@ def attacked_discrepancy(spec: Any, on_logit_scale: bool, ascended_norms: tuple[
 
 
 @functools.lru_cache
-def discrepancy_check(network: CAMNetwork, of: DiscrepancyCheck) -> Check:
+def discrepancy_check(network: Model, of: DiscrepancyCheck) -> Check:
     """Pmapped `((params,), images, labels, indices, targets, classes, attacked) -> valid, eps, raw, normalized, tau, pearson`.
 
     valid: the target outranks the label on x' and does not on x. eps: the distance. raw: on raw maps, squared for l2, as the authors plot.

@@ -97,7 +97,7 @@ class Checkpoints:
         """
         step = self._step(which)
         metadata = self.metadata(step)
-        stored = {name: shape for name, shape in metadata["shapes"].items() if name.startswith(".params[")}
+        stored = {name: shape for name, shape in metadata["shapes"].items() if name == ".params" or name.startswith(".params[")}
         self._compare_shapes(step, stored, shapes(_ParamsAlone(like)))
         wanted = _ParamsAlone(_on_host(like))._asdict()
         restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)

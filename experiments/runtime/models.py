@@ -5,14 +5,16 @@ import pathlib
 from typing import Any, NamedTuple
 
 import ml_collections
+from flax import linen as nn
 
 from experiments import data
 from experiments.configs import base
 from experiments.runtime.checkpoints import Checkpoints
-from experiments.runtime.errors import UserError, refuse, warn
+from experiments.runtime.errors import UserError, one_line, refuse, warn
+from experiments.runtime.names import find
 from irob import paper
-from irob.models import CAMNetwork, create
-from irob.types import Params
+from irob.models import NETWORKS, create, from_linen
+from irob.types import Model, Params
 
 
 class EvaluatedModel(NamedTuple):
@@ -26,7 +28,7 @@ class EvaluatedModel(NamedTuple):
     """
 
     name: str
-    network: CAMNetwork
+    network: Model
     params: Params
     dataset: str
     norm: str
@@ -35,10 +37,24 @@ class EvaluatedModel(NamedTuple):
     provenance: dict[str, Any]
 
 
-def build_network(config: ml_collections.ConfigDict) -> CAMNetwork:
-    """The network of a config."""
+def build_network(config: ml_collections.ConfigDict) -> Model:
+    """The network of a config: a row of `NETWORKS`, or what `package.module:make` returns, a `Model` or a linen module.
+
+    Raises:
+      UserError: if it is no network for the data set.
+    """
     dataset = data.find_dataset(config.dataset)
-    return create(config.network, dataset.image_shape, len(dataset.classes))
+    shape, count = dataset.image_shape, len(dataset.classes)
+    try:
+        if config.network in NETWORKS:
+            return create(config.network, shape, count)
+        made = find(NETWORKS, config.network, "network")(shape, count)
+        if isinstance(made, nn.Module) and not isinstance(made, Model):
+            made = from_linen(made, shape, count)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"config.network = {config.network!r}: {one_line(error, 400)}") from error
+    refuse(not isinstance(made, Model), f"config.network = {config.network!r}: it must return an irob.types.Model or a linen module")
+    return made
 
 
 def from_workdir(workdir: str, step: str = "latest") -> EvaluatedModel:

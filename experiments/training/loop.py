@@ -13,11 +13,16 @@ from experiments.runtime import devices, provenance
 from experiments.runtime.checkpoints import Checkpoints
 from experiments.runtime.errors import UserError, refuse
 from experiments.runtime.models import build_network
+from experiments.runtime.names import find
 from experiments.runtime.plan import current_plan
 from experiments.training.log import Log
 from experiments.training.step import MetricSums, TrainState, initial_state, make_step, zero_metrics
 from experiments.training.validation import validation_scores
 from experiments.training.workdir import locked_workdir, refuse_changes
+from irob.defenses import Defense
+from irob.maps import EXPLAINERS, shape_of_maps
+from irob.models import LinenModel
+from irob.types import Model
 
 
 def train(config: ml_collections.ConfigDict, workdir: str, data_dir: str | None = None) -> TrainState:
@@ -29,6 +34,7 @@ def train(config: ml_collections.ConfigDict, workdir: str, data_dir: str | None 
     base.validate_config(config, devices.num_devices())
     network, plan = build_network(config), current_plan()
     defense = base.defense_of(config, chunk=plan.path_chunk)
+    check_network(config, network, defense)
     split = data.load_split(config.dataset, "train", data_dir)
     refuse(
         len(split.labels) < config.batch_size,
@@ -60,6 +66,22 @@ def train(config: ml_collections.ConfigDict, workdir: str, data_dir: str | None 
                     checkpoints.save(number, state, checkpoint_metadata(config, split, state), scores)
             batches.close()
         return state
+
+
+def check_network(config: ml_collections.ConfigDict, network: Model, defense: Defense) -> None:
+    """Refuses a network that this method cannot train."""
+    params = network.initial_params(config.seed)
+    if isinstance(network, LinenModel):
+        state = sorted(set(params) - {"params"})
+        refuse(
+            bool(state),
+            f"config.network = {config.network!r}: it has {', '.join(state)} beside its parameters, which training does not update",
+        )
+    if defense.compares_maps:
+        try:
+            shape_of_maps(find(EXPLAINERS, config.map, "map"), network, params)
+        except ValueError as error:
+            raise UserError(f"config.map = {config.map!r}, which {config.method} compares: {error}") from error
 
 
 def _latest(checkpoints: Checkpoints, workdir: str, config: ml_collections.ConfigDict, split: data.Split) -> TrainState | None:

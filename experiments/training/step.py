@@ -18,8 +18,7 @@ from experiments.training.recipe import eps_at, optimizer
 from irob.attacks import BALLS, constant_steps, pgd
 from irob.defenses import Defense
 from irob.maps import EXPLAINERS, differentiable, explainer, frozen
-from irob.models import CAMNetwork
-from irob.types import Array, Params, Scalar
+from irob.types import Array, Model, Params, Scalar
 
 
 class TrainState(NamedTuple):
@@ -39,7 +38,7 @@ class MetricSums(NamedTuple):
     first_nonfinite_step: Array
 
 
-def initial_state(config: ml_collections.ConfigDict, network: CAMNetwork) -> TrainState:
+def initial_state(config: ml_collections.ConfigDict, network: Model) -> TrainState:
     """The state before step 0, on the host."""
     params = network.initial_params(config.seed)
     state = TrainState(params, optimizer(config).init(params), np.zeros((), np.int32), jax.random.key_data(jax.random.key(config.seed)))
@@ -51,7 +50,7 @@ def zero_metrics() -> MetricSums:
     return MetricSums(np.zeros((), np.float32), np.zeros((), np.int32), np.zeros((), np.int32))
 
 
-def make_attack(config: ml_collections.ConfigDict, network: CAMNetwork, defense: Defense, plan: Plan) -> Callable[..., Array]:
+def make_attack(config: ml_collections.ConfigDict, network: Model, defense: Defense, plan: Plan) -> Callable[..., Array]:
     """`(params, x, labels, keys, eps) -> x_adv` for a batch: PGD on the defense's inner objective, from random starts."""
     ball_of, row = find(BALLS, config.attack.norm, "norm"), find(EXPLAINERS, config.map, "map")
     largest = max(math.prod(shape) for shape in network.layer_shapes())
@@ -71,7 +70,7 @@ def make_attack(config: ml_collections.ConfigDict, network: CAMNetwork, defense:
 
 
 def make_step(
-    config: ml_collections.ConfigDict, network: CAMNetwork, defense: Defense, plan: Plan
+    config: ml_collections.ConfigDict, network: Model, defense: Defense, plan: Plan
 ) -> Callable[..., tuple[TrainState, MetricSums]]:
     """The pmapped steps `(state, sums, images, labels) -> (state, sums)` on batches `[steps, batch, ...]`; each device has its part of each batch."""
     update, attack = optimizer(config).update, make_attack(config, network, defense, plan)
@@ -103,7 +102,7 @@ def make_step(
     return devices.pmap(steps, donate=(0,))
 
 
-def residual_floats(network: CAMNetwork, defense: Defense, gradients_of_map: int) -> int:
+def residual_floats(network: Model, defense: Defense, gradients_of_map: int) -> int:
     """About how many floats the loss of one example stores for the backward pass: every layer of x and of x', before and after the rectifier, and
     that again for each gradient computed at the same time that is itself differentiated.
     """

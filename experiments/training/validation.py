@@ -18,13 +18,12 @@ from experiments.runtime.names import find
 from experiments.runtime.plan import current_plan
 from irob.attacks import BALLS, PGD
 from irob.losses import cross_entropy
-from irob.models import CAMNetwork
-from irob.types import Array, Image, Label, Params, Scalar
+from irob.types import Array, Image, Label, Model, Params, Scalar
 
 ATTACK = PGD("eps/4", random_start=True, best_iterate=False)
 
 
-def validation_scores(config: ml_collections.ConfigDict, network: CAMNetwork, params: Params, split: Split) -> dict[str, float]:
+def validation_scores(config: ml_collections.ConfigDict, network: Model, params: Params, split: Split) -> dict[str, float]:
     """Accuracy on a split, clean and under `config.validation.attack_steps` steps at full eps, on the cross-entropy, from one random start.
 
     Raises:
@@ -43,7 +42,7 @@ def validation_scores(config: ml_collections.ConfigDict, network: CAMNetwork, pa
 
 
 @functools.lru_cache
-def accuracy_check(network: CAMNetwork, norm: str, num_steps: int) -> Callable[..., Any]:
+def accuracy_check(network: Model, norm: str, num_steps: int) -> Callable[..., Any]:
     """Pmapped `((params, eps, key data), images, labels, indices) -> (correct, correct under attack, whether the attack is finite)`."""
 
     def check(shared: tuple[Params, Array, Array], images: Array, labels: Array, indices: Array) -> tuple[Array, Array, Array]:
@@ -64,7 +63,7 @@ def accuracy_check(network: CAMNetwork, norm: str, num_steps: int) -> Callable[.
     return devices.pmap_full_precision(check)
 
 
-def is_correct(network: CAMNetwork, params: Params, x: Image, label: Label) -> Array:
+def is_correct(network: Model, params: Params, x: Image, label: Label) -> Array:
     """Whether an image is classified as its label; never where a logit is not finite."""
     logits = network.explain(params, x).logits
     return jnp.all(jnp.isfinite(logits)) & (jnp.argmax(logits) == label)

@@ -157,6 +157,16 @@ def explainer(name: str | Explainer, model: Model, forward: ForwardFn, classes: 
 
 
 def shape_of_maps(name: str | Explainer, model: Model, params: Params) -> tuple[int, int, int]:
-    """(h, w, maps) of an explainer: its positions, and C, or the K units of a representation."""
-    height, width, count = jax.eval_shape(explainer(name, model, differentiable(params)), jnp.zeros(model.input_shape)).maps.shape
+    """(h, w, maps) of an explainer: its positions, and C, or the K units of a representation.
+
+    Raises:
+      ValueError: if the network has no such maps.
+    """
+    maps = jax.eval_shape(explainer(name, model, differentiable(params)), jnp.zeros(model.input_shape)).maps
+    if maps is None:
+        raise ValueError(
+            "the network has no such maps: it does not end in the spatial mean of a feature map and a linear layer that are named (see"
+            " irob.models.from_linen); maps on the pixels, such as saliency, need neither"
+        )
+    height, width, count = maps.shape
     return height, width, count

@@ -20,7 +20,7 @@ from jaxtyping import Float
 
 from irob import convolutions
 from irob.maps.features import READOUTS, cam
-from irob.types import Array, Explain, Explanation, Features, Image, Params, Readout
+from irob.types import Array, Explain, Explanation, Features, Head, Image, Params, Readout, checked_image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,9 +151,14 @@ class CAMNetwork(nn.Module):
         return self._explainer(params, readout)(x)
 
     @nn.nowrap
+    def head_kernel(self, params: Params) -> Head:
+        """W `[K, C]`, the linear layer that reads the maps."""
+        return params["head"]["kernel"]
+
+    @nn.nowrap
     def features(self, params: Params, x: Image) -> Features:
         """The representation: the last feature map A `[h, w, K]`, not rectified."""
-        return self.apply({"params": params}, self._checked(x), method="trunk")  # type: ignore[return-value]
+        return self.apply({"params": params}, checked_image(x, self.input_shape), method="trunk")  # type: ignore[return-value]
 
     @nn.nowrap
     def features_shape(self) -> tuple[int, int, int]:
@@ -211,7 +216,7 @@ class CAMNetwork(nn.Module):
         explain = self._explainer(convolutions.constant(cast), readout)
         if jnp.dtype(dtype) == jnp.float32:
             return explain
-        return lambda x: Explanation(*(part.astype(jnp.float32) for part in explain(self._checked(x).astype(dtype))))
+        return lambda x: Explanation(*(part.astype(jnp.float32) for part in explain(checked_image(x, self.input_shape).astype(dtype))))
 
     @nn.nowrap
     def smooth(self) -> "CAMNetwork":
@@ -236,7 +241,7 @@ class CAMNetwork(nn.Module):
                 convs.append(convolutions.specialize(kernel, bias, layer.stride, (height, width)))
 
         def ending_in_features(x: Image) -> Explanation:
-            features = _run(network.layers, convs, self._checked(x), act)
+            features = _run(network.layers, convs, checked_image(x, self.input_shape), act)
             return Explanation(cam(features, readout(head)), jnp.mean(features, axis=(0, 1)) @ head)
 
         if network is self:
@@ -247,20 +252,12 @@ class CAMNetwork(nn.Module):
         reading = convolutions.mean_over_positions(kernel, last.stride, (height, width))
 
         def ending_in_convolution(x: Image) -> Explanation:
-            h = act(_run(network.layers[:-1], convs[:-1], self._checked(x), act))
+            h = act(_run(network.layers[:-1], convs[:-1], checked_image(x, self.input_shape), act))
             # First over channels, then over positions: the rounding error of one long sum is five times as large.
             logits = jnp.sum(jnp.einsum("hwi,hwic->hwc", h, reading), axis=(0, 1)) + bias
             return Explanation(convs[-1](h), logits)
 
         return ending_in_convolution
-
-    @nn.nowrap
-    def _checked(self, x: Array) -> Array:
-        if not jnp.issubdtype(x.dtype, jnp.floating):
-            raise ValueError(f"images are floats in [0, 1], got {x.dtype}: divide uint8 pixels by 255")
-        if x.shape != self.input_shape:
-            raise ValueError(f"this network takes one image of shape {self.input_shape}, got {x.shape}: lift it to batches with jax.vmap")
-        return x
 
 
 def _convs(layers: Sequence[Layer]) -> list[Conv]:

@@ -26,9 +26,8 @@ from experiments.runtime.values import boolean, integer, row_of
 from irob.attacks import BALLS, top_k_map_attack
 from irob.discrepancies import kendall_tau
 from irob.maps import EXPLAINERS, differentiable, explainer, frozen
-from irob.models import CAMNetwork
 from irob.paper import PaperDraw
-from irob.types import Array, Image, Label, Params, Scalar
+from irob.types import Array, Image, Label, Model, Params, Scalar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +65,7 @@ class TopKAttack(NamedTuple):
 
 def check(evaluation: Evaluation, options: Options) -> None:
     """Refuses k beyond the positions of a map."""
-    check_maps(options.map)
+    check_maps(evaluation, options.map)
     check_k(evaluation, options.map, options.k)
 
 
@@ -111,7 +110,7 @@ def attacked(evaluation: Evaluation, options: Options, name: str, restart: int, 
 
 
 @functools.lru_cache
-def clean_tau_check(network: CAMNetwork, name: str) -> Check:
+def clean_tau_check(network: Model, name: str) -> Check:
     """Pmapped `((params,), images, labels, indices) -> tau` of the true class's map with itself: 1, or NaN where it is constant or not finite."""
     row = find(EXPLAINERS, name, "map")
 
@@ -126,7 +125,7 @@ def clean_tau_check(network: CAMNetwork, name: str) -> Check:
 
 
 @functools.lru_cache
-def top_k_attack_check(network: CAMNetwork, attempt: TopKAttack) -> Check:
+def top_k_attack_check(network: Model, attempt: TopKAttack) -> Check:
     """Pmapped `((params, eps, key data), images, labels, indices[, noise]) -> tau, predictions, distance, inside`."""
     row, attack = find(EXPLAINERS, attempt.map, "map"), find(ATTACKS, attempt.attack, "attack")
     ball_of = find(BALLS, attempt.norm, "norm")

@@ -33,9 +33,8 @@ from experiments.runtime import devices
 from irob.discrepancies import discrepancy, kendall_tau, one_class, proposition_1_sides
 from irob.losses import pick
 from irob.maps import scale_to_logits
-from irob.models import CAMNetwork
 from irob.paper import PaperDraw
-from irob.types import Array, Image, Label, Params
+from irob.types import Array, Image, Label, Model, Params
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -75,7 +74,7 @@ def sides_records(sides: dict[str, np.ndarray], found: np.ndarray, classes: str,
 
 
 @functools.lru_cache
-def sides_check(network: CAMNetwork, spec: None) -> Check:
+def sides_check(network: Model, spec: None) -> Check:
     """Pmapped `((params,), images, labels, indices, targets, attacked) -> half_gap, two_class, one_class, taus, predictions, largest_logit`."""
 
     def check(shared: tuple[Params], images: Array, labels: Array, indices: Array, targets: Array, attacked: Array) -> dict[str, Any]:

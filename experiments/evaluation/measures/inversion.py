@@ -12,6 +12,7 @@ from experiments.data import to_unit
 from experiments.evaluation.attacks import clean_predictions
 from experiments.evaluation.engine import Check, Evaluation
 from experiments.evaluation.examples import First
+from experiments.evaluation.maps import check_maps
 from experiments.evaluation.measure import VALUE, Measure, Measured
 from experiments.evaluation.options import MeasureOptions
 from experiments.reports import figures
@@ -21,9 +22,8 @@ from experiments.reports.tables import Table
 from experiments.runtime import devices
 from irob.attacks import BALLS, constant_steps, invert, mean_activation
 from irob.maps import READOUTS
-from irob.models import CAMNetwork
 from irob.paper import PaperDraw
-from irob.types import Array, Image, Label, Params
+from irob.types import Array, Image, Label, Model, Params
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,8 +61,13 @@ def run(evaluation: Evaluation, options: MeasureOptions) -> Measured:
     return Measured(records, arrays)
 
 
+def check(evaluation: Evaluation, options: MeasureOptions) -> None:
+    """Refuses a network without a last feature map."""
+    check_maps(evaluation, ("representation",), of_classes=False)
+
+
 @functools.lru_cache
-def inversion_check(network: CAMNetwork, steps: InversionSteps) -> Check:
+def inversion_check(network: Model, steps: InversionSteps) -> Check:
     """Pmapped `((params,), images, labels, indices) -> unit, and from image and from noise: the result, the activity before and after`."""
     diameter = BALLS[steps.norm].diameter(network.input_shape)
     ball, sizes = BALLS[steps.norm](diameter), constant_steps
@@ -73,7 +78,7 @@ def inversion_check(network: CAMNetwork, steps: InversionSteps) -> Check:
         step_sizes = sizes(steps.step_size * diameter, steps.num_steps)
 
         def one(x: Image, label: Label, index: Array) -> dict[str, Any]:
-            contribution = jnp.mean(explain(x).maps, axis=(0, 1)) * params["head"]["kernel"][:, label]
+            contribution = jnp.mean(explain(x).maps, axis=(0, 1)) * network.head_kernel(params)[:, label]
             unit = jnp.argmax(contribution)
             noise = jnp.clip(0.5 + 0.1 * jax.random.normal(jax.random.fold_in(jax.random.key(steps.seed), index), x.shape), 0.0, 1.0)
             results: dict[str, Any] = {"unit": unit, "noise": noise}
@@ -137,6 +142,7 @@ MEASURE = Measure(
     title="Feature inversion: activity of the unit",
     presets={"standard": MeasureOptions(First(SHOWN)), "paper": MeasureOptions(PaperDraw(99, 0, SHOWN))},
     run=run,
+    check=check,
     columns=(("norm", "norm"), ("from", "seed_image"), ("when", "when"), *VALUE),
     tables=tables,
     figures=pictures,

@@ -29,9 +29,8 @@ from experiments.runtime.names import find
 from experiments.runtime.values import boolean, distinct, integer, row_of, several
 from irob.attacks import BALLS
 from irob.losses import margin_loss
-from irob.models import CAMNetwork
 from irob.paper import PaperDraw
-from irob.types import Array, Image, Label, Params, Scalar
+from irob.types import Array, Image, Label, Model, Params, Scalar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +123,7 @@ def predictions_after_restart(
 
 
 @functools.lru_cache
-def prediction_attack_check(network: CAMNetwork, attempt: PredictionAttack) -> Check:
+def prediction_attack_check(network: Model, attempt: PredictionAttack) -> Check:
     """Pmapped `((params, eps, key data), images, labels, indices) -> predictions, distance, inside`.
 
     The attack runs on the frozen form; the differentiable form classifies its result.

@@ -23,10 +23,9 @@ from experiments.runtime.models import EvaluatedModel, from_path
 from experiments.runtime.names import find
 from experiments.runtime.values import integer, nonempty_text, optional
 from irob.discrepancies import top_k_overlap
-from irob.maps import EXPLAINERS, differentiable, explainer
-from irob.models import CAMNetwork
+from irob.maps import EXPLAINERS, differentiable, explainer, shape_of_maps
 from irob.paper import PaperDraw
-from irob.types import Array, Image, Label, Params
+from irob.types import Array, Image, Label, Model, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Pair(NamedTuple):
 
     map: str
     k: int
-    other: CAMNetwork
+    other: Model
 
 
 def other_model(evaluation: Evaluation, options: Options) -> EvaluatedModel:
@@ -58,14 +57,16 @@ _read_once = functools.lru_cache(from_path)  # what was checked is what is measu
 
 def check(evaluation: Evaluation, options: Options) -> None:
     """Refuses maps that cannot be compared position by position, and k beyond them."""
-    check_maps(options.map)
+    check_maps(evaluation, options.map)
     check_k(evaluation, options.map, options.k)
-    check_comparable(evaluation.network, other_model(evaluation, options).network, str(options.versus))
+    check_comparable(evaluation.model, other_model(evaluation, options), str(options.versus))
 
 
-def check_comparable(network: CAMNetwork, other: CAMNetwork, name: str) -> None:
+def check_comparable(model: EvaluatedModel, other: EvaluatedModel, name: str) -> None:
     """A `UserError` if the maps of two networks cannot be compared position by position."""
-    ours, theirs = ((net.input_shape, net.num_classes, net.features_shape()[:2]) for net in (network, other))
+    ours, theirs = (
+        (each.network.input_shape, each.network.num_classes, shape_of_maps("cam", each.network, each.params)[:2]) for each in (model, other)
+    )
     refuse(
         ours != theirs,
         f"--versus {name}: its maps cannot be compared, being of images {theirs[0]}, {theirs[1]} classes and {theirs[2]} positions, not"
@@ -86,7 +87,7 @@ def run(evaluation: Evaluation, options: Options) -> Measured:
 
 
 @functools.lru_cache
-def overlap_check(network: CAMNetwork, pair: Pair) -> Check:
+def overlap_check(network: Model, pair: Pair) -> Check:
     """Pmapped `((params, other params), images, labels, indices) -> overlap`."""
     row = find(EXPLAINERS, pair.map, "map")
 

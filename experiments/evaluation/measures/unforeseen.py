@@ -31,9 +31,8 @@ from experiments.runtime.names import find
 from experiments.runtime.values import distinct, integer, row_of, several
 from irob.attacks import UNFORESEEN, best_of_pgd, last_of_pgd, step_rule
 from irob.losses import margin_loss
-from irob.models import CAMNetwork
 from irob.paper import PaperDraw
-from irob.types import Array, Image, Label, Params, PRNGKey, Scalar
+from irob.types import Array, Image, Label, Model, Params, PRNGKey, Scalar
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -174,7 +173,7 @@ class UnforeseenAttempt(NamedTuple):
 
 
 def attacked_image(
-    network: CAMNetwork,
+    network: Model,
     params: Params,
     attempt: UnforeseenAttempt,
     x: Image,
@@ -202,7 +201,7 @@ def attacked_image(
 
 
 @functools.lru_cache
-def unforeseen_attack_check(network: CAMNetwork, attempt: UnforeseenAttempt) -> Check:
+def unforeseen_attack_check(network: Model, attempt: UnforeseenAttempt) -> Check:
     """Pmapped `((params, eps, key data, which objective), images, labels, indices, targets) -> predictions, finite, inside`."""
 
     def check(shared: tuple[Params, Array, Array, Array], images: Array, labels: Array, indices: Array, targets: Array) -> dict[str, Any]:
@@ -252,7 +251,7 @@ def shown_images(
 
 
 @functools.lru_cache
-def drawing(network: CAMNetwork, attempt: UnforeseenAttempt) -> Callable[..., Any]:
+def drawing(network: Model, attempt: UnforeseenAttempt) -> Callable[..., Any]:
     """`(params, images [n, ...], labels, targets, keys, eps [k]) -> attacked [k, n, ...], predictions [k, n]`, one size at a time."""
 
     def draw(params: Params, images: Array, labels: Array, targets: Array, keys: Array, sizes: Array) -> tuple[Array, Array]:

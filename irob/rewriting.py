@@ -1,0 +1,260 @@
+"""A network of any framework, made fast for attacks: `prepared(function, params, x)` returns the same function of x alone.
+
+The function is traced. What depends on params alone is computed once, convolutions run in the fast forms of `convolutions`, and what reads the last
+feature map off linearly (bias, head, spatial mean) is folded into the convolution that makes it, as `models.CAMNetwork` does:
+
+    conv(h, K) + b, times W   =   conv(h, K W) + b W           sum over positions of it   =   <h, V> + b',  V fixed by the kernel
+
+With `SOFTPLUS` every relu becomes a softplus: it has the second derivatives that attacks on gradients need.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+
+from irob import convolutions
+from irob.types import Array
+
+# Inputs of an operation, by name of its primitive -> its output; None: as it was.
+Rule = Callable[..., Array | None]
+CUSTOM = ("custom_jvp_call", "custom_vjp_call")
+
+
+def prepared(function: Callable[[Any, Array], Any], params: Any, x: Any, rules: Mapping[str, Rule] | None = None) -> Callable[[Array], Any]:
+    """`x -> function(params, x)`, with what depends on params alone computed now, and fast convolutions.
+
+    Values and derivatives, also with respect to params, are those of the function up to rounding. Convolutions with other padding than SAME, with
+    groups or dilation stay as they are. Operations inside jitted functions are found; loops and functions with a custom derivative stay as they are,
+    unless such a function is nothing but one operation with a rule, as relu is.
+
+    Args:
+      function: `(params, x) -> tree of arrays`, traceable.
+      params: a tree of arrays.
+      x: an array, or its shape and type.
+      rules: how to compute some operations otherwise.
+
+    Returns:
+      A function of x. Make it outside of loops.
+
+    >>> affine = prepared(lambda w, x: jnp.tanh(w) * jax.nn.relu(x), jnp.ones(2), jnp.ones(2), SOFTPLUS)
+    >>> bool(jnp.allclose(affine(jnp.zeros(2)), jnp.tanh(1.0) * jnp.log(2.0)))
+    True
+    """
+    closed, shape = jax.make_jaxpr(function, return_shape=True)(params, x)
+    program = _Program(rules or {})
+    outputs = program.stage(closed.jaxpr, closed.consts, [*jax.tree.leaves(params), _Later(0)])
+    outputs = [program.computed(value) for value in outputs]
+
+    def run(x: Any) -> Any:
+        values = program.run(x)
+        found = [values[value.slot] if isinstance(value, _Later) else value for value in outputs]
+        return jax.tree.unflatten(jax.tree.structure(shape), found)
+
+    return run
+
+
+def output_shapes(closed: core.ClosedJaxpr, name: str) -> list[tuple[int, ...]]:
+    """The shape of the output of each operation of a name, those inside of others included."""
+    shapes = []
+    for operation in closed.jaxpr.eqns:
+        if operation.primitive.name == name:
+            shapes.append(operation.outvars[0].aval.shape)
+        shapes += [shape for value in operation.params.values() for body in _bodies(value) for shape in output_shapes(body, name)]
+    return shapes
+
+
+def _bodies(value: Any) -> list[core.ClosedJaxpr]:
+    """The functions in a parameter of an operation."""
+    parts = value if isinstance(value, tuple | list) else (value,)
+    whole = [core.ClosedJaxpr(part, ()) if isinstance(part, core.Jaxpr) else part for part in parts]
+    return [part for part in whole if isinstance(part, core.ClosedJaxpr)]
+
+
+# --- a program of x -------------------------------------------------------------------------------------------------------------------------
+
+
+class _Later(NamedTuple):
+    """A value that depends on x: the number of its place among them."""
+
+    slot: int
+
+
+class _Linear(NamedTuple):
+    """A value that is not computed before it is used otherwise than linearly: a convolution with bias, or the sum over positions of one.
+
+    source: `[1, H, W, I]`, what is convolved. kernel `[k, k, I, O]`, bias `[O]` of the output. summed: over positions. batch: a leading axis of 1.
+    """
+
+    source: _Later
+    kernel: Array
+    bias: Array
+    stride: int
+    size: tuple[int, int]
+    summed: bool = False
+    batch: bool = True
+
+    @property
+    def positions(self) -> int:
+        """Of the output of the convolution."""
+        return int(np.prod([-(-side // self.stride) for side in self.size]))
+
+    def times(self, factor: Any) -> "_Linear":
+        """The value times a number."""
+        return self._replace(kernel=self.kernel * factor, bias=self.bias * factor)
+
+
+class _Program:
+    """Steps from x to outputs; place 0 is x. A value is an array where it does not depend on x, else `_Later` or `_Linear`."""
+
+    def __init__(self, rules: Mapping[str, Rule]):
+        self.rules = rules
+        self.steps: list[tuple[Callable[..., Sequence[Any]], list[_Later], list[_Later]]] = []
+        self.slots = 1
+        self.done: dict[int, tuple[_Linear, _Later]] = {}
+
+    def run(self, x: Any) -> dict[int, Any]:
+        """The value of every place."""
+        values: dict[int, Any] = {0: x}
+        for function, inputs, outputs in self.steps:
+            values |= zip([place.slot for place in outputs], function(*[values[place.slot] for place in inputs]), strict=True)
+        return values
+
+    def emit(self, function: Callable[..., Sequence[Any]], inputs: Sequence[_Later], count: int) -> list[_Later]:
+        """A step with so many outputs."""
+        outputs = [_Later(self.slots + i) for i in range(count)]
+        self.slots += count
+        self.steps.append((function, list(inputs), outputs))
+        return outputs
+
+    def computed(self, value: Any) -> Any:
+        """A value that is an array, or is one when the program has run."""
+        if not isinstance(value, _Linear):
+            return value
+        if id(value) not in self.done:
+            (place,) = self.emit(_evaluation(value), [value.source], 1)
+            self.done[id(value)] = (value, place)  # kept, so that its id is not given to another
+        return self.done[id(value)][1]
+
+    def stage(self, jaxpr: Any, constants: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
+        """Computes what it can of a jaxpr, and adds steps for the rest."""
+        values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *inputs], strict=True))
+        read = lambda v: v.val if isinstance(v, core.Literal) else values[v]  # noqa: E731
+        for operation in jaxpr.eqns:
+            operands = [read(v) for v in operation.invars]
+            values |= zip(operation.outvars, self.outputs(operation, operands), strict=True)
+        return [read(v) for v in jaxpr.outvars]
+
+    def outputs(self, operation: Any, operands: Sequence[Any]) -> Sequence[Any]:
+        """The values of one operation."""
+        if (body := _inlined(operation, self.rules)) is not None:
+            return self.stage(body.jaxpr, body.consts, operands)
+        if not any(isinstance(value, _Later | _Linear) for value in operands):
+            return _bind(operation, operands, self.rules)
+        if (folded := self.folded(operation, operands)) is not None:
+            return [folded]
+        ready = [self.computed(value) for value in operands]
+        places = [value for value in ready if isinstance(value, _Later)]
+
+        def step(*arrays: Any) -> Sequence[Any]:
+            arriving = iter(arrays)
+            return _bind(operation, [next(arriving) if isinstance(value, _Later) else value for value in ready], self.rules)
+
+        return self.emit(step, places, len(operation.outvars))
+
+    def folded(self, operation: Any, operands: Sequence[Any]) -> _Linear | None:
+        """The operation as a `_Linear` value, where it is one."""
+        name, params = operation.primitive.name, operation.params
+        if name == "conv_general_dilated":
+            x, kernel = operands
+            if isinstance(kernel, _Later | _Linear) or not _has_fast_form(operation):
+                return None
+            shape, bias = operation.invars[0].aval.shape, jnp.zeros(kernel.shape[-1], kernel.dtype)
+            return _Linear(self.computed(x), kernel, bias, params["window_strides"][0], (shape[1], shape[2]))
+        pending = [value for value in operands if isinstance(value, _Linear)]
+        known = [value for value in operands if not isinstance(value, _Later | _Linear)]
+        if len(pending) != 1 or len(known) != len(operands) - 1:
+            return None
+        (value,), outputs = pending, pending[0].kernel.shape[-1]
+        rank = operation.outvars[0].aval.ndim
+        if name == "squeeze" and value.batch and params["dimensions"] == (0,):
+            return value._replace(batch=False)
+        if name == "reduce_sum" and not value.summed and params["axes"] == ((1, 2) if value.batch else (0, 1)):
+            return value._replace(summed=True, bias=value.bias * value.positions)
+        over_channels = (((rank - 1,), (0,)), ((), ()))
+        if (
+            name == "dot_general"
+            and isinstance(operands[0], _Linear)
+            and known[0].ndim == 2
+            and params["dimension_numbers"] == over_channels
+        ):
+            return value._replace(kernel=value.kernel @ known[0], bias=value.bias @ known[0])
+        if name in ("mul", "div") and isinstance(operands[0], _Linear) and np.ndim(known[0]) == 0:
+            return value.times(known[0] if name == "mul" else 1.0 / known[0])
+        if name == "add" and np.size(known[0]) == outputs == np.shape(known[0])[-1]:
+            return value._replace(bias=value.bias + jnp.reshape(known[0], -1))
+        return None
+
+
+def _evaluation(value: _Linear) -> Callable[[Array], Sequence[Array]]:
+    """`source -> [value]`."""
+    of_image: Callable[[Array], Array]
+    if value.summed:
+        reading = value.positions * convolutions.mean_over_positions(value.kernel, value.stride, value.size)
+        # First over channels, then over positions: the rounding error of one long sum is five times as large.
+        of_image = lambda h: jnp.sum(jnp.einsum("hwi,hwic->hwc", h, reading), axis=(0, 1)) + value.bias  # noqa: E731
+    else:
+        of_image = convolutions.specialize(value.kernel, value.bias, value.stride, value.size)
+    return lambda x: [of_image(x[0])[None] if value.batch else of_image(x[0])]
+
+
+def _has_fast_form(operation: Any) -> bool:
+    """Whether it is a convolution of one image (NHWC, HWIO) with one stride and padding SAME, without groups and dilation, in one type."""
+    params, (x, kernel) = operation.params, (v.aval for v in operation.invars)
+    numbers, strides = params["dimension_numbers"], params["window_strides"]
+    standard = (numbers.lhs_spec, numbers.rhs_spec, numbers.out_spec) == ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
+    ones = {*params["lhs_dilation"], *params["rhs_dilation"], params["feature_group_count"], params["batch_group_count"]}
+    if not standard or ones != {1} or x.shape[0] != 1 or len(set(strides)) != 1 or x.dtype != kernel.dtype:
+        return False
+    same = [convolutions.same_padding(size, width, strides[0]) for size, width in zip(x.shape[1:3], kernel.shape[:2], strict=True)]
+    return [tuple(pair) for pair in params["padding"]] == same
+
+
+def _inlined(operation: Any, rules: Mapping[str, Rule]) -> core.ClosedJaxpr | None:
+    """The body of a jitted function, or of one with a custom derivative that is nothing but an operation with a rule."""
+    if operation.primitive.name == "jit":
+        return operation.params["jaxpr"]
+    if operation.primitive.name in CUSTOM:
+        inside = operation.params["call_jaxpr"].jaxpr.eqns
+        while len(inside) == 1 and inside[0].primitive.name == "jit":
+            inside = inside[0].params["jaxpr"].jaxpr.eqns
+        if len(inside) == 1 and inside[0].primitive.name in rules:
+            return operation.params["call_jaxpr"]
+    return None
+
+
+def _bind(operation: Any, operands: Sequence[Any], rules: Mapping[str, Rule]) -> Sequence[Any]:
+    """The outputs of an operation on arrays."""
+    primitive, rule = operation.primitive, rules.get(operation.primitive.name)
+    found = None if rule is None else rule(*operands, **operation.params)
+    if found is not None:
+        return [found]
+    outputs = primitive.bind(*operands, **primitive.get_bind_params(operation.params))
+    return outputs if primitive.multiple_results else [outputs]
+
+
+# --- rules ----------------------------------------------------------------------------------------------------------------------------------
+
+
+def _softplus_of_maximum(x: Array, y: Array, **_: Any) -> Array | None:
+    """Of `max(x, 0)`; other maxima stay as they are."""
+    for value, other in ((x, y), (y, x)):
+        if not isinstance(other, jax.core.Tracer) and np.all(np.asarray(other) == 0):
+            return jax.nn.softplus(value)
+    return None
+
+
+SOFTPLUS: dict[str, Rule] = {"max": _softplus_of_maximum}  # log(1 + exp(x)) for every relu, `jax.nn.relu(x)` or `max(x, 0)`

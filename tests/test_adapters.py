@@ -1,0 +1,164 @@
+"""Models of one's own: a linen module, a plain function; equal to the table form of the same network."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import irob
+from irob.maps import differentiable, explainer, shape_of_maps
+from irob.models import from_function, from_linen
+from irob.types import Model
+
+
+class Small(nn.Module):
+    """The paper's small network as a user writes it."""
+
+    classes: int = 10
+    bias: bool = False
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.relu(nn.Conv(16, (4, 4), 2, name="conv_0")(x))
+        x = nn.relu(nn.Conv(32, (4, 4), 2, name="conv_1")(x))
+        x = nn.Conv(100, (7, 7), name="conv_2")(x)
+        return nn.Dense(self.classes, use_bias=self.bias, name="head")(x.mean(axis=(-3, -2)))
+
+
+@pytest.fixture(scope="module")
+def both(small):
+    network, params = small
+    return network, from_linen(Small(), (28, 28, 1), 10, features="conv_2"), params, {"params": params}
+
+
+X = np.random.default_rng(0).uniform(size=(28, 28, 1)).astype(np.float32)
+
+
+def assert_close(a, b, rtol=2e-5):
+    for one, other in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(one, other, atol=rtol * max(np.abs(other).max(), 1e-6))
+
+
+@pytest.mark.parametrize("readout", ["cam", "grad_cam_plus_plus", "representation"])
+def test_a_linen_network_is_the_table_form_of_the_same_weights(both, readout):
+    network, own, params, variables = both
+    read = irob.maps.READOUTS[readout]
+    expected = jax.jit(lambda p, x: network.explain(p, x, read))(params, X)
+    assert_close(jax.jit(lambda p, x: own.explain(p, x, read))(variables, X), expected)
+    assert_close(jax.jit(own.frozen(variables, read))(X), expected)
+
+
+def test_its_gradients_are_those_of_the_table_form(both):
+    network, own, params, variables = both
+
+    def gradients(model, params):
+        loss = lambda params, x: jnp.sum(jnp.sin(model.explain(params, x).maps)) + irob.cross_entropy(model.explain(params, x).logits, 3)
+        return jax.jit(jax.grad(loss, (0, 1)))(params, X)
+
+    of_own, of_x = gradients(own, variables)
+    assert_close((of_own["params"], of_x), gradients(network, params))
+
+
+def test_its_smooth_form_is_that_of_the_table(both):
+    network, own, params, variables = both
+    assert_close(jax.jit(own.smooth().explain)(variables, X), jax.jit(network.smooth().explain)(params, X))
+    saliency = lambda model, params: jax.jit(explainer("saliency", model, differentiable(params), np.array([3])))(X)
+    assert_close(saliency(own, variables), saliency(network, params))
+
+
+def test_its_frozen_form_refuses_gradients_in_variables(both):
+    _, own, _, variables = both
+    with pytest.raises(ValueError, match="gradients with respect to its input only"):
+        jax.grad(lambda v: own.frozen(v)(X).logits[0])(variables)
+    assert own.frozen(variables, dtype=jnp.bfloat16)(X).logits.dtype == jnp.float32
+
+
+def test_a_bias_of_the_head_keeps_maps_complete():
+    own = from_linen(Small(bias=True), (28, 28, 1), 10, features="conv_2")
+    variables = own.initial_params()
+    variables["params"]["head"]["bias"] = np.arange(10, dtype=np.float32)
+    maps, logits = own.explain(variables, X)
+    np.testing.assert_allclose(logits, Small(bias=True).apply(variables, X[None])[0], rtol=1e-5)
+    np.testing.assert_allclose(maps.mean(axis=(0, 1)), logits, atol=1e-4)
+    assert own.head_kernel(variables).shape == (101, 10) and shape_of_maps("representation", own, variables) == (7, 7, 101)
+
+
+class Oblong(nn.Module):
+    """One image at a time, normalization inside, features sown after the rectifier, another name for the head, batch statistics."""
+
+    @nn.compact
+    def __call__(self, x, train=True):
+        x = nn.Conv(8, (3, 3), strides=(2, 1))((x - 0.5) / 0.25)
+        x = nn.relu(nn.BatchNorm(use_running_average=not train)(x))
+        self.sow("intermediates", "last", x)
+        return nn.Dense(2, name="classifier")(jnp.mean(x, axis=(0, 1)))
+
+
+def test_other_names_and_shapes_and_batch_statistics():
+    own = from_linen(Oblong(), (6, 9, 3), 2, features="last", head="classifier")
+    variables = own.initial_params(seed=1)
+    assert set(variables) == {"params", "batch_stats"} and isinstance(own, Model) and not own.batched
+    x = np.random.default_rng(1).uniform(size=(6, 9, 3)).astype(np.float32)
+    maps, logits = own.explain(variables, x)
+    np.testing.assert_allclose(logits, Oblong().apply(variables, x, train=False), rtol=1e-5)
+    np.testing.assert_allclose(maps.mean(axis=(0, 1)), logits, atol=1e-5)
+    assert maps.shape == (3, 9, 2)
+
+
+def test_what_is_no_such_network_is_refused():
+    with pytest.raises(ValueError, match="Small must return 9 logits"):
+        from_linen(Small(), (28, 28, 1), 9, features="conv_2")
+    with pytest.raises(ValueError, match="the head 'head' of Small does not read its features 'conv_1'"):
+        from_linen(Small(), (28, 28, 1), 10, features="conv_1")
+    for names in ({}, {"features": "conv_2", "head": "classifier"}):
+        with pytest.raises(ValueError, match=r"Small must have one submodule or sown value .* or features=None"):
+            from_linen(Small(), (28, 28, 1), 10, **names)
+
+
+class Rectified(nn.Module):
+    """Its features are not what is averaged."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Conv(4, (3, 3), name="features")(x))
+        return nn.Dense(3, name="head")(x.mean(axis=(-3, -2)))
+
+
+def test_features_that_are_not_averaged_are_refused():
+    with pytest.raises(ValueError, match=r"the logits of Rectified are not mean\(A\) W \+ b of its features"):
+        from_linen(Rectified(), (8, 8, 1), 3)
+
+
+def test_without_a_feature_map_there_are_logits_and_maps_on_the_pixels():
+    own = from_linen(Small(), (28, 28, 1), 10, features=None)
+    variables = own.initial_params()
+    assert own.explain(variables, X).maps is None
+    with pytest.raises(ValueError, match="the network has no such maps: it does not end in the spatial mean"):
+        shape_of_maps("cam", own, variables)
+    assert shape_of_maps("saliency", own, variables) == (28, 28, 10)
+
+
+def test_a_plain_function():
+    weights = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
+    own = from_function(lambda w, x: x.reshape(-1) @ w, lambda seed: weights, (2, 2, 3), 3)
+    x = np.random.default_rng(1).uniform(size=(2, 2, 3)).astype(np.float32)
+    assert isinstance(own, Model) and own.explain(weights, x).maps is None
+    maps, logits = explainer("gradient_x_input", own, differentiable(weights))(x)
+    np.testing.assert_allclose(maps.sum(axis=(0, 1)), logits, rtol=1e-5)  # linear without a constant: complete
+    with_maps = from_function(lambda w, x: (x @ w[:3], x.mean(axis=(0, 1)) @ w[:3]), lambda seed: weights, (2, 2, 3), 3)
+    assert shape_of_maps("cam", with_maps, weights) == (2, 2, 3)
+    with pytest.raises(ValueError, match="one kind of maps"):
+        with_maps.explain(weights, x, irob.maps.READOUTS["representation"])
+    with pytest.raises(ValueError, match="the function must return 4 logits"):
+        from_function(lambda w, x: x.reshape(-1) @ w, lambda seed: weights, (2, 2, 3), 4)
+    with pytest.raises(ValueError, match="no linear layer"):
+        own.head_kernel(weights)
+
+
+def test_images_of_another_shape_or_type_are_refused(both, unchecked):
+    _, own, _, variables = both
+    with pytest.raises(ValueError, match=r"lift it to batches with jax\.vmap"):
+        own.explain(variables, np.zeros((2, 28, 28, 1), np.float32)[0, :14])
+    with pytest.raises(ValueError, match="divide uint8 pixels by 255"):
+        own.frozen(variables)(np.zeros((28, 28, 1), np.uint8))
