@@ -39,9 +39,9 @@ class Commands:
         assert out == ""
         return err.strip()
 
-    def train_until_killed(self, seen, *arguments):
+    def train_until_killed(self, seen, *arguments, **extra):
         """Starts a training and kills it with SIGKILL once a path is there."""
-        process = self.start("train", *arguments)
+        process = self.start("train", *arguments, **extra)
         while not seen.exists():
             assert process.poll() is None, process.communicate()
             time.sleep(0.01)

@@ -8,6 +8,7 @@ import pytest
 from conftest import ROOT
 
 from experiments import data
+from experiments.runtime.checkpoints import Checkpoints
 
 PACKAGE = ROOT / "tests" / "made_up"
 OUTSIDE = {"PYTHONPATH": str(PACKAGE.parent)}
@@ -135,3 +136,22 @@ def test_an_npz_file_and_a_plain_function(commands, tmp_path):
     assert "config.map = 'cam', which int compares: the network has no such maps" in err
     _, err = commands.run("evaluate", "--workdir", workdir, "--measure", "bound", code=2, **OUTSIDE)
     assert "map cam: the network has no such maps" in err
+
+
+@pytest.mark.slow
+def test_a_network_with_batch_norm_is_resumed_bit_for_bit_and_four_devices_train_like_one(commands, tmp_path):
+    config = ("--config", "digits:int,tiny", "--config.network=made_up.networks:make", "--config.num_steps=24")
+    commands.run("train", *config, "--workdir", tmp_path / "one", **OUTSIDE)
+    commands.train_until_killed(tmp_path / "killed" / "checkpoints" / "8", *config, "--workdir", tmp_path / "killed", **OUTSIDE)
+    commands.run("train", *config, "--workdir", tmp_path / "killed", **OUTSIDE)
+    commands.run("train", *config, "--workdir", tmp_path / "four", devices=4, **OUTSIDE)
+    found = {}
+    for name in ("one", "killed", "four"):
+        with Checkpoints(tmp_path / name, read_only=True) as checkpoints:
+            found[name] = checkpoints.metadata("latest")["sha256"]
+    assert found["one"] == found["killed"] and any("batch_stats" in key for key in found["one"])
+    logs = [
+        [json.loads(line).get("loss") for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()] for name in ("one", "four")
+    ]
+    losses = [[loss for loss in log if loss is not None] for log in logs]
+    np.testing.assert_allclose(*losses, rtol=1e-2)

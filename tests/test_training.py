@@ -22,7 +22,7 @@ from experiments.runtime.plan import current_plan
 from experiments.training import loop, recipe, validation
 from experiments.training.log import Log
 from experiments.training.loop import train
-from experiments.training.step import initial_state, make_step, residual_floats, zero_metrics
+from experiments.training.step import initial_state, make_attack, make_step, residual_floats, zero_metrics
 from experiments.training.validation import validation_scores
 from experiments.training.workdir import locked_workdir
 from irob.attacks.projected_gradient import AttackResult
@@ -289,3 +289,32 @@ def test_interrupted_between_dispatches_it_ends_with_the_same_parameters(tmp_pat
     with Checkpoints(tmp_path / "again", read_only=True) as checkpoints:
         assert checkpoints.steps() == [4]
     assert checksums(train(config, str(tmp_path / "again"))) == checksums(whole)
+
+
+@pytest.mark.parametrize("passed", ["adversarial", "clean"])
+def test_a_step_of_a_network_with_batch_norm_is_flaxs_on_the_whole_batch(passed, digits):
+    """On four devices: the loss of `adv`, Adam, and the running statistics of the pass that the config names."""
+    config = base.load_config("digits:adv,tiny", [f"batch_statistics={passed}", "eps_ramp=0,0"])
+    config.network = "test_adapters:make_normalized"
+    network, defense = build_network(config), base.defense_of(config)
+    state = initial_state(config, network)._replace(step=np.int32(1))  # eps is 0 before
+    images, labels = digits.images[:8], digits.labels[:8]
+    taken, _ = make_step(config, network, defense, current_plan())(
+        devices.replicate(state), devices.replicate(zero_metrics()), images.reshape(4, 1, 2, 28, 28, 1), labels.reshape(4, 1, 2)
+    )
+    after = devices.unreplicate(taken)
+    x = images / np.float32(255)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(jax.random.wrap_key_data(state.key), 1), np.arange(8))
+    attack = make_attack(config, network, defense, current_plan())
+    x_adv = jax.jit(attack)(state.params, x, labels, keys, np.float32(config.eps))
+
+    def loss(params, x):
+        logits, new = network.module.apply({**state.params, "params": params}, x, train=True, mutable=["batch_stats"])
+        return jax.numpy.mean(jax.vmap(irob.cross_entropy)(logits, labels)), new["batch_stats"]
+
+    gradient, _ = jax.jit(jax.grad(loss, has_aux=True))(state.params["params"], x_adv)
+    _, statistics = loss(state.params["params"], x if passed == "clean" else x_adv)
+    for found, expected in zip(jax.tree.leaves(after.params["batch_stats"]), jax.tree.leaves(statistics), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    for found, expected in zip(jax.tree.leaves(after.optimizer[0].mu["params"]), jax.tree.leaves(gradient), strict=True):
+        np.testing.assert_allclose(found / 0.1, expected, atol=2e-4 * max(np.abs(expected).max(), 1e-2))

@@ -57,6 +57,11 @@ FIELDS: dict[str, Field] = {
     "attack.dtype": Field(
         "float32", choice("float32", "bfloat16"), "in which the network computes while attacked; bfloat16 is for accelerators"
     ),
+    "batch_statistics": Field(
+        "adversarial",
+        choice("adversarial", "clean"),
+        "images whose running statistics a network with BatchNorm keeps for attacks and evaluation",
+    ),
     "checkpoint_every": Field(1_000, integer(1), "steps between checkpoints, each with a validation", decides=False),
     "log_every": Field(100, integer(1), "steps between lines of the log", decides=False),
     "keep_last": Field(2, integer(1), "checkpoints kept, besides the one with the best robust validation accuracy", decides=False),

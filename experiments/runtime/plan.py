@@ -68,6 +68,9 @@ def vmap_in_pieces(function: Callable[..., Any], piece: Callable[[int], int]) ->
     return mapped
 
 
+EXAMPLES = "examples"  # name of the axis that `mean_and_gradient` maps a loss over
+
+
 def mean_and_gradient(loss: Callable[..., Any], piece: Callable[[int], int]) -> Callable[..., Any]:
     """`(params, *arrays) -> (value, gradient with respect to params)` of the mean of `loss(params, *example)` over examples.
 
@@ -76,7 +79,7 @@ def mean_and_gradient(loss: Callable[..., Any], piece: Callable[[int], int]) -> 
 
     def of_piece(params: Any, *arrays: Any) -> Any:
         def mean_loss(params: Any) -> jax.Array:
-            return jnp.mean(jax.vmap(lambda *example: loss(params, *example))(*arrays))
+            return jnp.mean(jax.vmap(lambda *example: loss(params, *example), axis_name=EXAMPLES)(*arrays))
 
         return jax.value_and_grad(mean_loss)(params)
 

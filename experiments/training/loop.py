@@ -72,7 +72,7 @@ def check_network(config: ml_collections.ConfigDict, network: Model, defense: De
     """Refuses a network that this method cannot train."""
     params = network.initial_params(config.seed)
     if isinstance(network, LinenModel):
-        state = sorted(set(params) - {"params"})
+        state = sorted(set(params) - {"params", "batch_stats"})
         refuse(
             bool(state),
             f"config.network = {config.network!r}: it has {', '.join(state)} beside its parameters, which training does not update",

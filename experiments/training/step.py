@@ -1,4 +1,9 @@
-"""One training step: the attack, then a gradient step on the outer loss."""
+"""One training step: the attack, then a gradient step on the outer loss.
+
+BatchNorm: the loss normalizes by the statistics of the whole batch, the attack by the running ones (as the code of TRADES, Zhang et al. 2019, which
+attacks in evaluation mode). `config.batch_statistics` says which pass updates these; the adversarial one is that of Gowal et al. 2020
+(https://arxiv.org/abs/2010.03593, code).
+"""
 
 import math
 from collections.abc import Callable
@@ -13,11 +18,12 @@ import optax
 from experiments.data import to_unit
 from experiments.runtime import devices
 from experiments.runtime.names import find
-from experiments.runtime.plan import Plan, mean_and_gradient, vmap_in_pieces
+from experiments.runtime.plan import EXAMPLES, Plan, mean_and_gradient, vmap_in_pieces
 from experiments.training.recipe import eps_at, optimizer
 from irob.attacks import BALLS, constant_steps, pgd
 from irob.defenses import Defense
-from irob.maps import EXPLAINERS, differentiable, explainer, frozen
+from irob.maps import EXPLAINERS, differentiable, explainer, frozen, training
+from irob.models import LinenModel
 from irob.types import Array, Model, Params, Scalar
 
 
@@ -77,8 +83,14 @@ def make_step(
     row = find(EXPLAINERS, config.map, "map")
     residuals = residual_floats(network, defense, row.gradients)
 
+    normalizes = isinstance(network, LinenModel) and network.keeps_statistics()
+
     def loss_of(params: Params, x: Array, x_adv: Array, label: Array) -> Scalar:
-        return defense.outer(explainer(row, network, differentiable(params)), x, x_adv, label)
+        forward = training(params, BATCH_AXES) if normalizes else differentiable(params)
+        return defense.outer(explainer(row, network, forward), x, x_adv, label)
+
+    def piece(n: int) -> int:
+        return n if normalizes else plan.loss_piece(n, residuals)  # the statistics are those of the whole batch
 
     def step(state: TrainState, sums: MetricSums, images: Array, labels: Array) -> tuple[TrainState, MetricSums]:
         x, eps = to_unit(images), eps_at(config, state.step)
@@ -88,10 +100,12 @@ def make_step(
             step_key = jax.random.fold_in(jax.random.wrap_key_data(jnp.asarray(state.key)), state.step)
             keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, devices.batch_positions(len(labels)))
             x_adv = jax.lax.cond(eps > 0.0, lambda: attack(state.params, x, labels, keys, eps), lambda: x)
-        of_device = mean_and_gradient(loss_of, lambda n: plan.loss_piece(n, residuals))(state.params, x, x_adv, labels)
+        of_device = mean_and_gradient(loss_of, piece)(state.params, x, x_adv, labels)
         loss, gradient = devices.mean_over_devices(of_device)
         updates, optimizer_state = update(gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
+        if normalizes:
+            params |= {"batch_stats": updated_statistics(network, state.params, x if config.batch_statistics == "clean" else x_adv)}
         finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((loss, params))]))
         bad = jnp.where((sums.first_nonfinite_step == 0) & ~finite, state.step + 1, sums.first_nonfinite_step)
         return TrainState(params, optimizer_state, state.step + 1, state.key), MetricSums(sums.loss + loss, sums.steps + 1, bad)
@@ -100,6 +114,16 @@ def make_step(
         return jax.lax.scan(lambda carry, batch: (step(*carry, *batch), None), (state, sums), (images, labels))[0]
 
     return devices.pmap(steps, donate=(0,))
+
+
+BATCH_AXES = (EXAMPLES, devices.AXIS)
+
+
+def updated_statistics(network: Model, params: Params, x: Array) -> Params:
+    """The running statistics after a pass of the whole batch, on all devices."""
+    assert isinstance(network, LinenModel)
+    of_image = lambda x: network.updated_statistics(params, x, BATCH_AXES)  # noqa: E731
+    return jax.vmap(of_image, out_axes=None, axis_name=EXAMPLES)(x)
 
 
 def residual_floats(network: Model, defense: Defense, gradients_of_map: int) -> int:

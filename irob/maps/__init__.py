@@ -11,6 +11,7 @@ from irob.maps.explainers import (
     on_pixels,
     read_off,
     shape_of_maps,
+    training,
 )
 from irob.maps.features import READOUTS, cam, grad_cam, grad_cam_plus_plus, heatmap, layer_cam, scale_to_logits
 from irob.maps.pixels import (
@@ -48,4 +49,5 @@ __all__ = [
     "scale_to_logits",
     "shape_of_maps",
     "smooth_grad",
+    "training",
 ]

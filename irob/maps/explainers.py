@@ -45,6 +45,11 @@ def differentiable(params: Params) -> ForwardFn:
     return lambda model, readout: lambda x: model.explain(params, x, readout)
 
 
+def training(params: Params, axes: tuple[str, ...]) -> ForwardFn:
+    """The form of a network with batch statistics that are taken over mapped axes: `LinenModel.training`."""
+    return lambda model, readout: lambda x: model.training(params, x, readout, axes)  # type: ignore[attr-defined]
+
+
 def frozen(params: Params, dtype: DTypeLike = jnp.float32) -> ForwardFn:
     """The form of a network for repeated gradients with respect to x alone: `Model.frozen`. Make it outside of the loop."""
     return lambda model, readout: model.frozen(params, readout, dtype)

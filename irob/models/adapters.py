@@ -91,19 +91,52 @@ class LinenModel(OwnModel):
     batched: bool = True
     softplus: bool = False
 
+    def keeps_statistics(self) -> bool:
+        """Whether BatchNorm keeps running statistics among the variables."""
+        return "batch_stats" in jax.eval_shape(lambda: self.init(0))
+
+    def training(self, params: Params, x: Image, readout: Readout, axes: tuple[str, ...]) -> Explanation:
+        """`explain` with `train=True`: BatchNorm normalizes by the statistics of all images along mapped axes.
+
+        Under `jax.vmap(..., axis_name=...)` it equals flax's BatchNorm of the whole batch. The passes of x and of x' have statistics of their own, as
+        two calls on batches have.
+
+        Args:
+          params, x, readout: as in `explain`.
+          axes: names of the axes of the batch, of `jax.vmap(..., axis_name=...)` and `jax.pmap`.
+        """
+        read = lambda params, x: self._read(params, x, readout, axes)[0]  # noqa: E731
+        rules = rewriting.SOFTPLUS if self.softplus else {}
+        return rewriting.prepared(read, params, jax.ShapeDtypeStruct(self.input_shape, x.dtype), rules)(checked_image(x, self.input_shape))
+
+    def updated_statistics(self, params: Params, x: Image, axes: tuple[str, ...]) -> Params:
+        """The running statistics of BatchNorm after one pass of all images along the axes; the same for every image."""
+        return self._read(params, checked_image(x, self.input_shape), READOUTS["cam"], axes)[1]["batch_stats"]
+
     def init(self, seed: int) -> Params:
         """The variables of the module, drawn with the key of the seed."""
         return self.module.init(jax.random.key(seed), self._input(jnp.zeros(self.input_shape)), **self._options())
 
     def read(self, params: Params, x: Image, readout: Readout) -> Explanation:
         """Maps read off the output of the submodule `features` by the kernel and bias of the submodule `head`."""
+        return self._read(params, x, readout)[0]
+
+    def _read(self, params: Params, x: Image, readout: Readout, axes: tuple[str, ...] = ()) -> tuple[Explanation, Any]:
+        """The explanation and, where the module trains on images along these axes, its mutable state."""
         wanted = lambda module, method: self.features_name is not None and module.name == self.features_name and method == "__call__"  # noqa: E731
-        out, state = self.module.apply(params, self._input(x), **self._options(), capture_intermediates=wanted, mutable=["intermediates"])
+        with nn.intercept_methods(_synchronized(axes)):
+            out, state = self.module.apply(
+                params,
+                self._input(x),
+                **self._options(train=bool(axes)),
+                capture_intermediates=wanted,
+                mutable=["intermediates", "batch_stats"] if axes else ["intermediates"],
+            )
         captured = jax.tree.leaves(_named(state.get("intermediates", {}), self.features_name))
         head = _named(params["params"], self.head_name)
         logits = jnp.squeeze(out, 0) if self.batched else out
         if self.features_name is None:
-            return Explanation(None, logits)  # type: ignore[arg-type]
+            return Explanation(None, logits), state  # type: ignore[arg-type]
         name = type(self.module).__name__
         if len(captured) != 1 or not isinstance(head, Mapping) or "kernel" not in head:
             raise ValueError(
@@ -118,7 +151,7 @@ class LinenModel(OwnModel):
             )
         reading = readout(self.head_kernel(params))  # the row behind those of the features is what the constant feature adds
         maps = cam(features, reading[: features.shape[-1]])
-        return Explanation(maps if head.get("bias") is None else maps + reading[-1], logits)
+        return Explanation(maps if head.get("bias") is None else maps + reading[-1], logits), state
 
     def head_kernel(self, params: Params) -> Head:
         """The matrix that reads the maps, `[W; b]`."""
@@ -133,8 +166,19 @@ class LinenModel(OwnModel):
     def _input(self, x: Array) -> Array:
         return x[None] if self.batched else x
 
-    def _options(self) -> dict[str, Any]:
-        return {"train": False} if "train" in inspect.signature(type(self.module).__call__).parameters else {}
+    def _options(self, train: bool = False) -> dict[str, Any]:
+        return {"train": train} if "train" in inspect.signature(type(self.module).__call__).parameters else {}
+
+
+def _synchronized(axes: tuple[str, ...]) -> Callable[..., Any]:
+    """Interceptor of linen calls: BatchNorm takes its statistics over these axes, too."""
+
+    def call(method: Callable[..., Any], arguments: Any, options: Any, context: nn.module.InterceptorContext) -> Any:
+        if axes and isinstance(context.module, nn.BatchNorm) and context.method_name == "__call__":
+            object.__setattr__(context.module, "axis_name", axes)  # modules are frozen
+        return method(*arguments, **options)
+
+    return call
 
 
 def bias_as_feature(kernel: Head, bias: Array | None) -> Float[Array, "features C"]:
