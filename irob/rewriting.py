@@ -5,7 +5,8 @@ feature map off linearly (bias, head, spatial mean) is folded into the convoluti
 
     conv(h, K) + b, times W   =   conv(h, K W) + b W           sum over positions of it   =   <h, V> + b',  V fixed by the kernel
 
-With `SOFTPLUS` every relu becomes a softplus: it has the second derivatives that attacks on gradients need.
+With `SOFTPLUS` every `jax.nn.relu` becomes a softplus: it has the second derivatives that attacks on gradients need. (A bare `max(x, 0)` stays: it
+may keep a variance positive.)
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,23 +20,20 @@ from jax.extend import core
 from irob import convolutions
 from irob.types import Array
 
-# Inputs of an operation, by name of its primitive -> its output; None: as it was.
-Rule = Callable[..., Array | None]
-CUSTOM = ("custom_jvp_call", "custom_vjp_call")
+Rule = Callable[[Array], Array]
 
 
 def prepared(function: Callable[[Any, Array], Any], params: Any, x: Any, rules: Mapping[str, Rule] | None = None) -> Callable[[Array], Any]:
     """`x -> function(params, x)`, with what depends on params alone computed now, and fast convolutions.
 
     Values and derivatives, also with respect to params, are those of the function up to rounding. Convolutions with other padding than SAME, with
-    groups or dilation stay as they are. Operations inside jitted functions are found; loops and functions with a custom derivative stay as they are,
-    unless such a function is nothing but one operation with a rule, as relu is.
+    groups or dilation stay as they are, and so do those inside loops, conditions, checkpoints and functions with a custom derivative.
 
     Args:
       function: `(params, x) -> tree of arrays`, traceable.
       params: a tree of arrays.
       x: an array, or its shape and type.
-      rules: how to compute some operations otherwise.
+      rules: activation -> what is computed instead; `SOFTPLUS`, or none.
 
     Returns:
       A function of x. Make it outside of loops.
@@ -150,7 +148,8 @@ class _Program:
 
     def outputs(self, operation: Any, operands: Sequence[Any]) -> Sequence[Any]:
         """The values of one operation."""
-        if (body := _inlined(operation, self.rules)) is not None:
+        if operation.primitive.name == "jit":
+            body = operation.params["jaxpr"]
             return self.stage(body.jaxpr, body.consts, operands)
         if not any(isinstance(value, _Later | _Linear) for value in operands):
             return _bind(operation, operands, self.rules)
@@ -194,7 +193,7 @@ class _Program:
             return value._replace(kernel=value.kernel @ known[0], bias=value.bias @ known[0])
         if name in ("mul", "div") and isinstance(operands[0], _Linear) and np.ndim(known[0]) == 0:
             return value.times(known[0] if name == "mul" else 1.0 / known[0])
-        if name == "add" and np.size(known[0]) == outputs == np.shape(known[0])[-1]:
+        if name == "add" and np.size(known[0]) == outputs and np.shape(known[0])[-1:] == (outputs,):
             return value._replace(bias=value.bias + jnp.reshape(known[0], -1))
         return None
 
@@ -223,38 +222,25 @@ def _has_fast_form(operation: Any) -> bool:
     return [tuple(pair) for pair in params["padding"]] == same
 
 
-def _inlined(operation: Any, rules: Mapping[str, Rule]) -> core.ClosedJaxpr | None:
-    """The body of a jitted function, or of one with a custom derivative that is nothing but an operation with a rule."""
-    if operation.primitive.name == "jit":
-        return operation.params["jaxpr"]
-    if operation.primitive.name in CUSTOM:
-        inside = operation.params["call_jaxpr"].jaxpr.eqns
-        while len(inside) == 1 and inside[0].primitive.name == "jit":
-            inside = inside[0].params["jaxpr"].jaxpr.eqns
-        if len(inside) == 1 and inside[0].primitive.name in rules:
-            return operation.params["call_jaxpr"]
-    return None
-
-
 def _bind(operation: Any, operands: Sequence[Any], rules: Mapping[str, Rule]) -> Sequence[Any]:
     """The outputs of an operation on arrays."""
-    primitive, rule = operation.primitive, rules.get(operation.primitive.name)
-    found = None if rule is None else rule(*operands, **operation.params)
-    if found is not None:
-        return [found]
+    if "relu" in rules and _is_relu(operation):
+        return [rules["relu"](operands[0])]
+    primitive = operation.primitive
     outputs = primitive.bind(*operands, **primitive.get_bind_params(operation.params))
     return outputs if primitive.multiple_results else [outputs]
 
 
-# --- rules ----------------------------------------------------------------------------------------------------------------------------------
+def _is_relu(operation: Any) -> bool:
+    """Whether it is a function with a custom derivative that is nothing but `max(x, 0)`, as `jax.nn.relu` is."""
+    if operation.primitive.name != "custom_jvp_call":
+        return False
+    inside = operation.params["call_jaxpr"].jaxpr.eqns
+    while len(inside) == 1 and inside[0].primitive.name == "jit":
+        inside = inside[0].params["jaxpr"].jaxpr.eqns
+    if len(inside) != 1 or inside[0].primitive.name != "max":
+        return False
+    return any(isinstance(v, core.Literal) and v.val == 0 for v in inside[0].invars)
 
 
-def _softplus_of_maximum(x: Array, y: Array, **_: Any) -> Array | None:
-    """Of `max(x, 0)`; other maxima stay as they are."""
-    for value, other in ((x, y), (y, x)):
-        if not isinstance(other, jax.core.Tracer) and np.all(np.asarray(other) == 0):
-            return jax.nn.softplus(value)
-    return None
-
-
-SOFTPLUS: dict[str, Rule] = {"max": _softplus_of_maximum}  # log(1 + exp(x)) for every relu, `jax.nn.relu(x)` or `max(x, 0)`
+SOFTPLUS: dict[str, Rule] = {"relu": jax.nn.softplus}  # log(1 + exp(x))

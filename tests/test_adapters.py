@@ -213,6 +213,22 @@ def test_training_one_image_at_a_time_is_flaxs_own_batch_norm_on_the_batch(norma
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(ours["batch_stats"]))
 
 
+def test_the_smooth_form_leaves_the_variance_alone(normalized):
+    """A network without relu is its own smooth form, in training, too: flax keeps the variance positive by a maximum."""
+    x = normalized[2]
+
+    class Linear(nn.Module):
+        @nn.compact
+        def __call__(self, x, train=False):
+            x = nn.BatchNorm(use_running_average=not train)(nn.Conv(4, (3, 3), name="conv")(x))
+            return nn.Dense(3, name="head")(x.mean(axis=(-3, -2)))
+
+    linear = from_linen(Linear(), (8, 8, 2), 3, features=None)
+    variables = linear.initial_params()
+    of = lambda model: jax.vmap(lambda x: model.training(variables, x, irob.maps.READOUTS["cam"], ("n",)).logits, axis_name="n")(x)
+    assert_close(of(linear.smooth()), of(linear))
+
+
 def test_both_images_of_a_loss_have_statistics_of_their_own(normalized):
     own, variables, x, labels = normalized
     x_adv = np.clip(x + 0.3, 0, 1)

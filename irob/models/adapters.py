@@ -54,7 +54,7 @@ class OwnModel:
         return rewriting.prepared(read, params, jax.ShapeDtypeStruct(self.input_shape, dtype), rules)
 
     def smooth(self) -> "OwnModel":
-        """The same network with softplus for relu (`jax.nn.relu(x)` or `max(x, 0)`). It takes the same variables."""
+        """The same network with softplus for every `jax.nn.relu`. It takes the same variables."""
         return dataclasses.replace(self, softplus=True)  # type: ignore[type-var]
 
     def layer_shapes(self) -> list[tuple[int, ...]]:
