@@ -182,6 +182,22 @@ def make_normalized(input_shape, num_classes):
     return Normalized(num_classes)
 
 
+class Dropped(nn.Module):
+    """A linear classifier of the mean color, with dropout."""
+
+    classes: int
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.Dropout(0.5, deterministic=not train)(nn.Conv(4, (1, 1), name="features")(x))
+        return nn.Dense(self.classes, name="head")(x.mean(axis=(-3, -2)))
+
+
+def make_dropped(input_shape, num_classes):
+    """For `config.network`."""
+    return Dropped(num_classes)
+
+
 @pytest.fixture(scope="module")
 def normalized():
     own = from_linen(Normalized(), (8, 8, 2), 3)

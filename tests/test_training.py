@@ -291,6 +291,14 @@ def test_interrupted_between_dispatches_it_ends_with_the_same_parameters(tmp_pat
     assert checksums(train(config, str(tmp_path / "again"))) == checksums(whole)
 
 
+def test_a_network_with_dropout_is_refused_not_trained_without(tmp_path):
+    config = base.load_config("digits:adv,tiny")
+    config.network = "test_adapters:make_dropped"
+    with pytest.raises(UserError, match=r"config.network = 'test_adapters:make_dropped': in training it draws at random \(dropout\)"):
+        train(config, str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("passed", ["adversarial", "clean"])
 def test_a_step_of_a_network_with_batch_norm_is_flaxs_on_the_whole_batch(passed, digits):
     """On four devices: the loss of `adv`, Adam, and the running statistics of the pass that the config names."""

@@ -4,7 +4,10 @@ import pathlib
 import sys
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import ml_collections
+from flax.errors import InvalidRngError
 
 from experiments import data
 from experiments.configs import base
@@ -20,7 +23,7 @@ from experiments.training.step import MetricSums, TrainState, initial_state, mak
 from experiments.training.validation import validation_scores
 from experiments.training.workdir import locked_workdir, refuse_changes
 from irob.defenses import Defense
-from irob.maps import EXPLAINERS, shape_of_maps
+from irob.maps import EXPLAINERS, READOUTS, shape_of_maps
 from irob.models import LinenModel
 from irob.types import Model
 
@@ -77,6 +80,13 @@ def check_network(config: ml_collections.ConfigDict, network: Model, defense: De
             bool(state),
             f"config.network = {config.network!r}: it has {', '.join(state)} beside its parameters, which training does not update",
         )
+        of_image = lambda x: network.training(params, x, READOUTS["cam"], ("batch",)).logits  # noqa: E731
+        try:
+            jax.eval_shape(jax.vmap(of_image, axis_name="batch"), jnp.zeros((1, *network.input_shape)))
+        except InvalidRngError as error:
+            raise UserError(
+                f"config.network = {config.network!r}: in training it draws at random (dropout), which is not supported"
+            ) from error
     if defense.compares_maps:
         try:
             shape_of_maps(find(EXPLAINERS, config.map, "map"), network, params)
