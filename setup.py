@@ -35,6 +35,7 @@ setup(
         "matplotlib>=3.9",
         "ml-collections>=1.0",
         "orbax-checkpoint>=0.11.30",
+        "safetensors>=0.5",  # files of variables
         "pillow>=11.0",  # tfds decodes images with it
         "scikit-learn>=1.5",  # the bundled digits
         "tensorboardX>=2.6.2",

@@ -29,7 +29,7 @@ def main() -> None:
     config = base.load_config(flag.config, flag.config_override)
     base.validate_config(config)
     devices.start(flag.coordinator, flag.num_processes, flag.process_id, config.batch_size)
-    train(config, flag.workdir, flag.data_dir)
+    train(config, flag.workdir, flag.data_dir, flag.extend)
 
 
 if __name__ == "__main__":
@@ -42,6 +42,7 @@ if __name__ == "__main__":
     )
     flags.DEFINE_multi_string("config_override", [], "FIELD=VALUE, the same as --config.FIELD=VALUE")
     flags.DEFINE_string("workdir", None, "where checkpoints and logs go")
+    flags.DEFINE_bool("extend", False, "continue a run of fewer steps to config.num_steps")
     define_data_dir()
     define_process_flags()
     flags.mark_flags_as_required(["config", "workdir"])

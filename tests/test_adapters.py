@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import irob
 from irob.maps import differentiable, explainer, shape_of_maps
@@ -32,6 +33,7 @@ def both(small):
     return network, from_linen(Small(), (28, 28, 1), 10, features="conv_2"), params, {"params": params}
 
 
+KEY = jax.random.key(0)
 X = np.random.default_rng(0).uniform(size=(28, 28, 1)).astype(np.float32)
 
 
@@ -109,7 +111,7 @@ def test_other_names_and_shapes_and_batch_statistics():
 def test_what_is_no_such_network_is_refused():
     with pytest.raises(ValueError, match="Small must return 9 logits"):
         from_linen(Small(), (28, 28, 1), 9, features="conv_2")
-    with pytest.raises(ValueError, match="the head 'head' of Small does not read its features 'conv_1'"):
+    with pytest.raises(ValueError, match="the head of Small does not read its features: it takes 100 channels, they have 32"):
         from_linen(Small(), (28, 28, 1), 10, features="conv_1")
     for names in ({}, {"features": "conv_2", "head": "classifier"}):
         with pytest.raises(ValueError, match=r"Small must have one submodule or sown value .* or features=None"):
@@ -213,11 +215,11 @@ def batched(variables, x):
 def test_training_one_image_at_a_time_is_flaxs_own_batch_norm_on_the_batch(normalized):
     own, variables, x, labels = normalized
     expected, statistics = batched(variables, x)
-    of_image = lambda v, x: own.training(v, x, irob.maps.READOUTS["cam"], ("examples",))
+    of_image = lambda v, x: own.training(v, x, irob.maps.READOUTS["cam"], ("examples",), KEY)
     maps, logits = jax.jit(jax.vmap(of_image, (None, 0), axis_name="examples"))(variables, x)
     assert_close(logits, expected)
     np.testing.assert_allclose(maps.mean(axis=(1, 2)), logits, atol=1e-5)
-    update = jax.vmap(lambda x: own.updated_statistics(variables, x, ("examples",)), out_axes=None, axis_name="examples")
+    update = jax.vmap(lambda x: own.updated_statistics(variables, x, ("examples",), KEY), out_axes=None, axis_name="examples")
     assert_close(jax.jit(update)(x), statistics)
 
     def loss(explain_all):
@@ -241,7 +243,7 @@ def test_the_smooth_form_leaves_the_variance_alone(normalized):
 
     linear = from_linen(Linear(), (8, 8, 2), 3, features=None)
     variables = linear.initial_params()
-    of = lambda model: jax.vmap(lambda x: model.training(variables, x, irob.maps.READOUTS["cam"], ("n",)).logits, axis_name="n")(x)
+    of = lambda model: jax.vmap(lambda x: model.training(variables, x, irob.maps.READOUTS["cam"], ("n",), KEY).logits, axis_name="n")(x)
     assert_close(of(linear.smooth()), of(linear))
 
 
@@ -251,9 +253,104 @@ def test_both_images_of_a_loss_have_statistics_of_their_own(normalized):
     defense = irob.DEFENSES["trades"](beta=2.0)
 
     def one(x, x_adv, label):
-        return defense.outer(lambda z: own.training(variables, z, irob.maps.READOUTS["cam"], ("examples",)), x, x_adv, label)
+        return defense.outer(lambda z: own.training(variables, z, irob.maps.READOUTS["cam"], ("examples",), KEY), x, x_adv, label)
 
     found = jnp.mean(jax.jit(jax.vmap(one, axis_name="examples"))(x, x_adv, labels))
     clean, adversarial = batched(variables, x)[0], batched(variables, x_adv)[0]
     expected = jnp.mean(jax.vmap(irob.cross_entropy)(clean, labels) + 2 * jax.vmap(irob.losses.kl_divergence)(clean, adversarial))
     assert float(found) == pytest.approx(float(expected), rel=1e-5)
+
+
+# --- nnx ------------------------------------------------------------------------------------------------------------------------------------
+
+
+class Nnx(nnx.Module):
+    """BatchNorm, a list of blocks, dropout, a head with bias."""
+
+    def __init__(self, classes, rngs, rate=0.5):
+        self.conv = nnx.Conv(2, 8, (3, 3), strides=2, rngs=rngs)
+        self.norm = nnx.BatchNorm(8, momentum=0.9, rngs=rngs)
+        self.blocks = nnx.List([nnx.Conv(8, 8, (3, 3), rngs=rngs), nnx.Conv(8, 17, (3, 3), rngs=rngs)])
+        self.dropout = nnx.Dropout(rate, rngs=rngs)
+        self.head = nnx.Linear(17, classes, rngs=rngs)
+
+    def __call__(self, x):
+        x = nnx.relu(self.norm(self.conv(x)))
+        x = self.blocks[1](nnx.relu(self.blocks[0](x)))
+        return self.head(self.dropout(x.mean(axis=(-3, -2))))
+
+
+def make_nnx(input_shape, num_classes):
+    """For `config.network`: a bare module."""
+
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.features = nnx.Conv(input_shape[-1], 8, (4, 4), strides=4, rngs=rngs)
+            self.head = nnx.Linear(8, num_classes, rngs=rngs)
+
+        def __call__(self, x):
+            return self.head(self.features(x).mean(axis=(-3, -2)))
+
+    return Net(nnx.Rngs(0))
+
+
+@pytest.fixture(scope="module")
+def of_nnx():
+    own = irob.models.from_nnx(lambda rngs: Nnx(3, rngs), (8, 8, 2), 3, features="blocks.1")
+    x = np.random.default_rng(2).uniform(size=(6, 8, 8, 2)).astype(np.float32)
+    return own, own.initial_params(seed=3), x
+
+
+def test_an_nnx_module_is_itself_in_evaluation_mode(of_nnx):
+    own, variables, x = of_nnx
+    module = Nnx(3, nnx.Rngs(3))
+    module.eval()
+    expected = module(x)
+    maps, logits = jax.jit(jax.vmap(own.frozen(variables)))(x)
+    assert_close(logits, expected)
+    assert_close(jax.vmap(lambda x: own.explain(variables, x).logits)(x), expected)
+    np.testing.assert_allclose(maps.mean(axis=(1, 2)), logits, atol=1e-5)
+    assert isinstance(own, Model) and own == irob.models.from_nnx(lambda rngs: Nnx(3, rngs), (8, 8, 2), 3, features="blocks.1")
+    gradient = jax.grad(lambda v: own.explain(v, x[0]).logits[1])(variables)
+    of_module = nnx.grad(lambda m: m(x[:1])[0, 1])(module)
+    assert_close(gradient["params"]["conv"]["kernel"], of_module["conv"]["kernel"][...])
+    assert own.head_kernel(variables).shape == (18, 3)
+
+
+def test_training_an_nnx_module_is_its_own_batch_norm_and_dropout(of_nnx):
+    """Without dropout equal to the module on the batch; with dropout each image has its own mask, by its key."""
+    _, _, x = of_nnx
+    still = irob.models.from_nnx(lambda rngs: Nnx(3, rngs, rate=0.0), (8, 8, 2), 3, features="blocks.1")
+    variables = still.initial_params(seed=3)
+    module = Nnx(3, nnx.Rngs(3), rate=0.0)
+    module.train()
+    expected = module(x)
+    keys = jax.random.split(KEY, len(x))
+    cam = irob.maps.READOUTS["cam"]
+    trained = jax.vmap(lambda x, key: still.training(variables, x, cam, ("n",), key).logits, axis_name="n")
+    assert_close(trained(x, keys), expected)
+    update = jax.vmap(lambda x, key: still.updated_statistics(variables, x, ("n",), key), out_axes=None, axis_name="n")
+    assert_close(update(x, keys)["norm"]["mean"], module.norm.mean[...])
+    own = of_nnx[0]
+    drawn = jax.vmap(lambda x, key: own.training(variables, x, cam, ("n",), key).logits, axis_name="n")
+    assert_close(drawn(x, keys), drawn(x, keys))
+    assert np.abs(drawn(x, keys) - expected).max() > 1e-3
+    assert np.abs(drawn(x, keys) - drawn(x, keys[::-1])).max() > 1e-3
+
+
+def test_nnx_modules_that_are_no_such_network_are_refused():
+    make = lambda rngs: Nnx(3, rngs)
+    with pytest.raises(ValueError, match="Nnx must return 4 logits"):
+        irob.models.from_nnx(make, (8, 8, 2), 4, features="blocks.1")
+    with pytest.raises(ValueError, match=r"Nnx must call one submodule 'features'.* or features=None"):
+        irob.models.from_nnx(make, (8, 8, 2), 3)
+    with pytest.raises(ValueError, match="the head of Nnx does not read its features: it takes 17 channels, they have 8"):
+        irob.models.from_nnx(make, (8, 8, 2), 3, features="blocks.0")
+    assert irob.models.from_nnx(Nnx(3, nnx.Rngs(0)), (8, 8, 2), 3, features=None).explain is not None
+
+    class Counting(nnx.Module):
+        def __init__(self):
+            self.count = nnx.Variable(jnp.zeros(()))
+
+    with pytest.raises(ValueError, match=r"Counting has state beside parameters, statistics of BatchNorm and random draws: \['count'\]"):
+        irob.models.from_nnx(Counting(), (8, 8, 2), 3)

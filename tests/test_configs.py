@@ -27,13 +27,15 @@ def test_every_config_is_valid_plain_and_buildable(file, method):
 def test_the_papers_hyper_parameters():
     """Section 4.5 of the authors' system; the attack step of Restricted ImageNet is the one that is corrected."""
     table = {
-        "mnist": (110_000, 50, 1e-4, (), 0.3, (2_000, 10_000), 40, 0.01),
-        "cifar10": (70_200, 128, 1e-3, (40_000, 60_000), 8 / 255, (5_000, 70_000), 10, 2 / 255),
-        "restricted_imagenet": (140_000, 64, 1e-3, (8_000, 16_000), 0.003, (5_000, 10_000), 7, 0.001),
+        "mnist": (110_000, 50, 1e-4, {}, 0.3, (2_000, 10_000), 40, 0.01),
+        "cifar10": (70_200, 128, 1e-3, {"40001": 0.1, "60001": 0.1}, 8 / 255, (5_000, 70_000), 10, 2 / 255),
+        "restricted_imagenet": (140_000, 64, 1e-3, {"8001": 0.1, "16001": 0.1}, 0.003, (5_000, 10_000), 7, 0.001),
     }
     for file, expected in table.items():
         c = base.load_config(f"{file}:int")
-        schedule = (c.num_steps, c.batch_size, c.learning_rate, c.learning_rate_drops, c.eps, c.eps_ramp)
+        drops = c.schedule[1].get("boundaries_and_scales", {})
+        schedule = (c.num_steps, c.batch_size, c.learning_rate, drops, c.eps, c.eps_ramp)
+        assert c.optimizer == ("adam", {}) and not (c.augment or c.weight_decay or c.clip_norm or c.ema_decay or c.label_smoothing)
         assert (*schedule, c.attack.num_steps, c.attack.step_size) == expected
         assert base.plain_config(c)["defense"] == {"weight": 0.01} and c.seed == 99
 
@@ -56,7 +58,15 @@ def test_the_fast_schedules_keep_what_is_attacked(name, cheaper):
         (["evaluation.eps=(0.0, 0.02)"], "evaluation.eps", (0.0, 0.02)),
         (["eps=8/255"], "eps", 8 / 255),
         (["eps_ramp=10,20"], "eps_ramp", (10, 20)),
-        (["learning_rate_drops=()"], "learning_rate_drops", ()),
+        (["augment="], "augment", ()),
+        (["augment=flip, padded_crop(pad=2)"], "augment", (("flip", {}), ("padded_crop", {"pad": 2}))),
+        (["optimizer=sgd(momentum=9/10, nesterov=true)"], "optimizer", ("sgd", {"momentum": 0.9, "nesterov": True})),
+        (["schedule=warmup_cosine_decay_schedule(warmup_steps=3)"], "schedule", ("warmup_cosine_decay_schedule", {"warmup_steps": 3})),
+        (
+            ["schedule=piecewise_constant_schedule(boundaries_and_scales={4: 0.1})"],
+            "schedule",
+            ("piecewise_constant_schedule", {"boundaries_and_scales": {"4": 0.1}}),
+        ),
         (["attack.norm=l2", "eps=2"], "attack.norm", "l2"),
         (["defense.weight=1/50"], "defense.weight", 0.02),
         (["num_steps=24", "num_steps=25"], "num_steps", 25),
@@ -139,7 +149,23 @@ def test_what_cannot_be_loaded_is_named(given, overrides, message):
         ("eps_ramp", (10, 5), r"config.eps_ramp = \(10, 5\): must be \(last step at 0, first step at full eps\), in this order"),
         ("learning_rate", float("inf"), r"config.learning_rate = inf: must be positive and finite"),
         ("eps_ramp", (1, 2, 3), r"config.eps_ramp = \(1, 2, 3\): must be 2 values"),
-        ("learning_rate_drops", ("a",), r"config.learning_rate_drops = \('a',\): must be a whole number, at least 0"),
+        ("optimizer", ("sgdd", {}), r"config.optimizer = \('sgdd', \{\}\): choose one of adabelief"),
+        (
+            "optimizer",
+            ("sgd", {"beta": 1.0}),
+            r"config.optimizer = .*: sgd takes momentum, nesterov, accumulator_dtype, not beta",
+        ),
+        ("optimizer", 3, "config.optimizer = 3: must be a name, or a name with keyword arguments"),
+        (
+            "schedule",
+            ("linear_schedule", {}),
+            r"config.schedule = .*: linear_schedule needs end_value, as in linear_schedule\(end_value=...\)",
+        ),
+        ("augment", "flip", r"config.augment = 'flip': must be several names"),
+        ("augment", ("flop",), r"config.augment = \('flop',\): choose one of flip, padded_crop, cutout"),
+        ("augment", (("padded_crop", {"pad": 1.5}),), r"config.augment = .*: padded_crop: pad = 1.5 must be like its default, 4"),
+        ("mix", ("mixup", {"beta": 1.0}), r"config.mix = .*: mixup takes alpha, not beta"),
+        ("ema_decay", 1.0, r"config.ema_decay = 1.0: must be finite and not negative, below 1"),
         ("seed", -1, r"config.seed = -1: must be a whole number, from 0 to 4294967295"),
         ("defense.weight", float("nan"), r"config.defense.weight = nan: must be finite"),
         ("defense.points", 0, r"config.defense.points = 0: must be a whole number, at least 1"),
@@ -208,8 +234,8 @@ def test_a_config_stored_before_a_field_existed_means_what_it_did():
 
 
 def test_a_tuple_that_did_not_exist_yet_is_no_change():
-    wanted = base.plain_config(base.load_config("digits:int", ["learning_rate_drops="]))
-    stored = {key: value for key, value in wanted.items() if key != "learning_rate_drops"}
+    wanted = base.plain_config(base.load_config("digits:int", ["augment="]))
+    stored = {key: value for key, value in wanted.items() if key != "augment"}
     assert base.changes(base.with_defaults(stored), wanted) == []
 
 

@@ -15,7 +15,7 @@ CI = ["pip install -e . && python -m experiments.quickstart --workdir runs/quick
 
 
 def commands_of(document):
-    text = (ROOT / document).read_text()
+    text = (ROOT / document).read_text().replace("\\\n", "")
     return re.findall(r"^(?: {4})?((?:pip|python) .*)$", text, flags=re.MULTILINE)
 
 

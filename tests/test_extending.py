@@ -68,7 +68,7 @@ def test_each_is_one_file_of_under_thirty_lines():
     files = [file for file in PACKAGE.glob("*.py") if file.name != "__init__.py"]
     assert {file.stem for file in files} == {
         *("maps", "discrepancies", "attacks", "norms", "unforeseen", "defenses", "measures", "protocols", "networks"),
-        "functions",
+        *("functions", "recipes"),
     }
     for file in files:
         assert len(file.read_text().splitlines()) < 30, file.name
@@ -140,7 +140,12 @@ def test_an_npz_file_and_a_plain_function(commands, tmp_path):
 
 @pytest.mark.slow
 def test_a_network_with_batch_norm_is_resumed_bit_for_bit_and_four_devices_train_like_one(commands, tmp_path):
-    config = ("--config", "digits:int,tiny", "--config.network=made_up.networks:make", "--config.num_steps=24")
+    config = (
+        *("--config", "digits:int,tiny", "--config.network=made_up.networks:make", "--config.num_steps=24"),
+        *("--config.optimizer=made_up.recipes:sign_momentum(decay=0.8)", "--config.schedule=made_up.recipes:halved(at=12)"),
+        *("--config.augment=flip,made_up.recipes:brightness(most=1/20)", "--config.mix=mixup", "--config.ema_decay=0.9"),
+        "--config.learning_rate=1e-4",
+    )
     commands.run("train", *config, "--workdir", tmp_path / "one", **OUTSIDE)
     commands.train_until_killed(tmp_path / "killed" / "checkpoints" / "8", *config, "--workdir", tmp_path / "killed", **OUTSIDE)
     commands.run("train", *config, "--workdir", tmp_path / "killed", **OUTSIDE)
@@ -155,3 +160,4 @@ def test_a_network_with_batch_norm_is_resumed_bit_for_bit_and_four_devices_train
     ]
     losses = [[loss for loss in log if loss is not None] for log in logs]
     np.testing.assert_allclose(*losses, rtol=1e-2)
+    assert any(".averaged" in key for key in found["one"])

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import zlib
 
 import jax
 import numpy as np
@@ -22,7 +23,7 @@ from experiments.runtime.plan import current_plan
 from experiments.training import loop, recipe, validation
 from experiments.training.log import Log
 from experiments.training.loop import train
-from experiments.training.step import initial_state, make_attack, make_step, residual_floats, zero_metrics
+from experiments.training.step import initial_state, keys_of_batch, make_attack, make_gradient, make_step, residual_floats, zero_metrics
 from experiments.training.validation import validation_scores
 from experiments.training.workdir import locked_workdir
 from irob.attacks.projected_gradient import AttackResult
@@ -40,7 +41,8 @@ def test_eps_and_learning_rate_follow_the_papers_formulas():
     config.eps, config.eps_ramp = 0.3, (2_000, 10_000)
     for step, expected in ((0, 0.0), (2_000, 0.0), (6_000, 0.15), (10_000, 0.3), (20_000, 0.3)):
         np.testing.assert_allclose(recipe.eps_at(config, np.int32(step)), expected, rtol=1e-6)
-    config.learning_rate, config.learning_rate_drops = 1e-3, (40_000, 60_000)
+    config.learning_rate = 1e-3
+    config.schedule = base.load_config("cifar10:int").schedule
     for step, expected in ((40_000, 1e-3), (40_001, 1e-4), (60_000, 1e-4), (60_001, 1e-5)):
         np.testing.assert_allclose(recipe.learning_rate_at(config, np.int32(step)), expected, rtol=1e-5)
 
@@ -89,7 +91,7 @@ def test_validation_is_accuracy_clean_and_under_a_plain_loop(trained, digits):
     x, eps = split.images / np.float32(255), np.float32(0.02)
     logits = jax.jit(jax.vmap(lambda x: trained.network.explain(trained.params, x).logits))
     gradient = jax.jit(jax.vmap(jax.grad(lambda x, t: irob.cross_entropy(trained.network.explain(trained.params, x).logits, t))))
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(3), __import__("zlib").crc32(b"cross_entropy")), 0)
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(3), zlib.crc32(b"cross_entropy")), 0)
     x_adv = np.stack([irob.LInf(eps).random_point(jax.random.fold_in(key, i), x[i]) for i in range(9)])
     for _ in range(10):
         x_adv = np.clip(np.clip(x_adv + eps / 4 * np.sign(gradient(x_adv, split.labels)), x - eps, x + eps), 0, 1)
@@ -180,7 +182,7 @@ def test_checkpoints_of_another_network_are_refused(finished, tmp_path):
 def test_a_step_that_is_not_finite_stops_and_keeps_the_good_checkpoint(tmp_path, monkeypatch, bad_step):
     """Step 8 saves: its loss is still finite, its new parameters are not."""
     config = base.load_config("digits:normal,tiny")
-    monkeypatch.setattr(recipe, "learning_rate_at", lambda config, step: jax.numpy.where(step >= bad_step - 1, jax.numpy.inf, 1e-3))
+    monkeypatch.setattr(recipe, "schedule", lambda config: lambda step: jax.numpy.where(step >= bad_step - 1, jax.numpy.inf, 1e-3))
     with pytest.raises(UserError, match=rf"not finite at step {bad_step}: .* kept"):
         train(config, str(tmp_path))
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
@@ -291,12 +293,28 @@ def test_interrupted_between_dispatches_it_ends_with_the_same_parameters(tmp_pat
     assert checksums(train(config, str(tmp_path / "again"))) == checksums(whole)
 
 
-def test_a_network_with_dropout_is_refused_not_trained_without(tmp_path):
-    config = base.load_config("digits:adv,tiny")
+def test_dropout_draws_by_seed_step_and_position(digits):
+    """Of a network whose dropout keeps half of the units: the loss of each image is that of flax with its own key, the same for x and x'."""
+    config = base.load_config("digits:trades,tiny")
     config.network = "test_adapters:make_dropped"
-    with pytest.raises(UserError, match=r"config.network = 'test_adapters:make_dropped': in training it draws at random \(dropout\)"):
-        train(config, str(tmp_path))
-    assert not list(tmp_path.iterdir())
+    network, defense = build_network(config), base.defense_of(config)
+    state = initial_state(config, network)._replace(step=np.int32(5))
+    x, labels = digits.images[:8] / np.float32(255), digits.labels[:8]
+    x_adv = np.clip(x + 0.1, 0, 1)
+
+    def on_device(x, x_adv, labels):
+        keys = keys_of_batch(state, len(labels))("dropout")
+        return make_gradient(config, network, defense, current_plan())(state.params, x, x_adv, labels, keys)[0]
+
+    found = devices.pmap(on_device)(*devices.shard((x, x_adv, labels)))
+    step_key = jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(state.key), 5), zlib.crc32(b"dropout"))
+    losses = []
+    for i in range(8):
+        rngs = {"dropout": jax.random.fold_in(step_key, i)}
+        clean, adversarial = (network.module.apply(state.params, z[None], train=True, rngs=rngs)[0] for z in (x[i], x_adv[i]))
+        losses.append(irob.cross_entropy(clean, labels[i]) + irob.losses.kl_divergence(clean, adversarial))
+    np.testing.assert_allclose(np.mean(found), np.mean(losses), rtol=1e-5)
+    assert np.std([float(loss) for loss in losses]) > 0
 
 
 @pytest.mark.parametrize("passed", ["adversarial", "clean"])

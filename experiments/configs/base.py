@@ -16,9 +16,13 @@ import ml_collections
 
 from experiments import data
 from experiments.configs import options
+from experiments.configs.old_configs import converted
+from experiments.data.augmentations import AUGMENTATIONS, MIXTURES
+from experiments.runtime.calls import as_call, call_of, calls_of
 from experiments.runtime.errors import UserError, one_line, refuse
 from experiments.runtime.names import find
-from experiments.runtime.values import Kind, choice, integer, named, number, row_of, several
+from experiments.runtime.optimizers import FILLED, MASKS, OPTIMIZERS, SCHEDULES
+from experiments.runtime.values import Kind, any_text, choice, integer, named, number, row_of, several
 from irob.attacks import BALLS
 from irob.defenses import DEFENSES, Defense
 from irob.maps import EXPLAINERS
@@ -47,8 +51,33 @@ FIELDS: dict[str, Field] = {
     "steps_per_dispatch": Field(
         1, integer(1), "optimizer steps in one call of the devices; values above 1 help when a step is shorter than the dispatch overhead"
     ),
-    "learning_rate": Field(1e-4, number(positive=True), "of Adam"),
-    "learning_rate_drops": Field((), several(integer(0)), "the rate is divided by 10 after each of these steps"),
+    "optimizer": Field(
+        ("adam", {}),
+        call_of(OPTIMIZERS, "optimizer", ("learning_rate", *MASKS)),
+        "of optax by name with keyword arguments, such as sgd(momentum=0.9, nesterov=true), or package.module:function of the learning rate",
+    ),
+    "learning_rate": Field(1e-4, number(positive=True), "the first value of the schedule; its peak, where it has one"),
+    "schedule": Field(
+        ("constant_schedule", {}),
+        call_of(SCHEDULES, "schedule", FILLED),
+        f"of optax by name: {', '.join(SCHEDULES)}; the number of updates is its decay_steps or transition_steps unless they are given",
+    ),
+    "weight_decay": Field(
+        0.0, number(), "times the parameter, added to its gradient; biases and scales of norms, arrays of one axis, have none"
+    ),
+    "clip_norm": Field(0.0, number(), "gradients of a larger l2 norm are scaled to it; 0: none are"),
+    "accumulate_steps": Field(1, integer(1), "steps whose mean gradient makes one update"),
+    "ema_decay": Field(0.0, number(below=1.0), "of the moving average of the parameters, validated beside them; 0: none"),
+    "label_smoothing": Field(0.0, number(below=1.0), "probability with which the loss takes a label drawn from all classes instead"),
+    "augment": Field(
+        (),
+        calls_of(AUGMENTATIONS, "augmentation", ("key", "x")),
+        f"of training images, one after another: {', '.join(AUGMENTATIONS)}, or package.module:function of (key, x); such as flip,padded_crop(pad=4)",
+    ),
+    "mix": Field(
+        ("none", {}), call_of(MIXTURES, "mixture", ("key", "x", "other")), f"of each training image with another: {', '.join(MIXTURES)}"
+    ),
+    "init_from": Field("", any_text(), "workdir or file of variables with the initial parameters; empty: random ones"),
     "eps": Field(0.3, number(), "training radius, on pixels in [0, 1], in the norm of the attack"),
     "eps_ramp": Field((0, 0), several(integer(0), 2, 2), "eps is 0 until the first of these steps, then grows linearly until the second"),
     "attack.norm": Field("linf", row_of(BALLS, "norm"), f"{', '.join(BALLS)}; eps and step_size are lengths in this norm"),
@@ -62,6 +91,7 @@ FIELDS: dict[str, Field] = {
         choice("adversarial", "clean"),
         "images whose running statistics a network with BatchNorm keeps for attacks and evaluation",
     ),
+    "patience": Field(0, integer(), "training stops after so many validations without a higher robust accuracy; 0: never"),
     "checkpoint_every": Field(1_000, integer(1), "steps between checkpoints, each with a validation", decides=False),
     "log_every": Field(100, integer(1), "steps between lines of the log", decides=False),
     "keep_last": Field(2, integer(1), "checkpoints kept, besides the one with the best robust validation accuracy", decides=False),
@@ -69,6 +99,8 @@ FIELDS: dict[str, Field] = {
     "validation.attack_steps": Field(10, integer(1), "of eps / 4, on the cross-entropy, from one random start"),
     "evaluation.eps": Field((0.0, 0.05, 0.1, 0.2, 0.3, 0.35, 0.4), several(number()), "eps ladder of the evaluation", decides=False),
 }
+
+CALLS = ("optimizer", "schedule", "mix")  # fields that name a function with keyword arguments
 
 TINY = {  # a run of a few seconds, to see that everything works
     "num_steps": 8,
@@ -185,7 +217,7 @@ def config_dict(values: Mapping[str, Any]) -> ml_collections.ConfigDict:
             return {key: tuples(part) for key, part in value.items()}
         return tuple(value) if isinstance(value, list) else value
 
-    return ml_collections.ConfigDict(tuples(values))
+    return ml_collections.ConfigDict(tuples(values), type_safe=False)  # `validate_config` checks the types, and says more
 
 
 def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -284,13 +316,18 @@ def _map_methods() -> list[str]:
 
 def plain_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """A config as JSON stores it, with every option of its method (tuples become lists)."""
-    defense = options.defaults(find(DEFENSES, config.method, "method")) | config.defense.to_dict()
-    return json.loads(json.dumps(config.to_dict() | {"defense": defense}))
+    values = config.to_dict()
+    values["defense"] = options.defaults(find(DEFENSES, config.method, "method")) | values["defense"]
+    for name in CALLS:
+        values[name] = as_call(values[name])
+    values["augment"] = [as_call(call) for call in values["augment"]]
+    return json.loads(json.dumps(values))
 
 
 def with_defaults(stored: Mapping[str, Any]) -> dict[str, Any]:
     """A stored config with the fields and options that did not exist yet when it was stored, at the defaults, which are what it was trained with."""
-    return plain_config(config_dict(nested({name: field.default for name, field in FIELDS.items()} | {"defense": {}} | flat(stored))))
+    defaults = {name: field.default for name, field in FIELDS.items()} | {"defense": {}}
+    return plain_config(config_dict(nested(defaults | converted(flat(stored)))))
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "config.") -> list[str]:

@@ -15,7 +15,7 @@ CIFAR10 = {
     "num_steps": 70_200,
     "batch_size": 128,
     "learning_rate": 1e-3,
-    "learning_rate_drops": (40_000, 60_000),
+    "schedule": ("piecewise_constant_schedule", {"boundaries_and_scales": {"40001": 0.1, "60001": 0.1}}),
     "eps": 8 / 255,
     "eps_ramp": (5_000, 70_000),
     "attack.num_steps": 10,
@@ -25,7 +25,7 @@ CIFAR10 = {
 # Minutes instead of hours: 28 epochs, fewer and larger attack steps, a rate that falls after the ramp, which comes early.
 FAST = {
     "num_steps": 10_000,
-    "learning_rate_drops": (8_000, 9_500),
+    "schedule": ("piecewise_constant_schedule", {"boundaries_and_scales": {"8001": 0.1, "9501": 0.1}}),
     "eps_ramp": (500, 4_000),
     "attack.num_steps": 5,
     "attack.step_size": 3 / 255,

@@ -14,7 +14,7 @@ DIGITS = {
     "num_steps": 3_000,
     "batch_size": 50,
     "learning_rate": 2e-3,
-    "learning_rate_drops": (2_500,),
+    "schedule": ("piecewise_constant_schedule", {"boundaries_and_scales": {"2501": 0.1}}),
     "eps": 0.12,
     "eps_ramp": (100, 1_000),
     "attack.num_steps": 5,

@@ -26,7 +26,7 @@ FAST = {
     "num_steps": 8_000,
     "batch_size": 100,
     "learning_rate": 2e-3,
-    "learning_rate_drops": (6_000, 7_500),
+    "schedule": ("piecewise_constant_schedule", {"boundaries_and_scales": {"6001": 0.1, "7501": 0.1}}),
     "eps_ramp": (400, 2_400),
     "attack.num_steps": 10,
     "attack.step_size": 0.06,

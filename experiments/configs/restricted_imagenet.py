@@ -17,7 +17,7 @@ RESTRICTED_IMAGENET = {
     "num_steps": 140_000,
     "batch_size": 64,
     "learning_rate": 1e-3,
-    "learning_rate_drops": (8_000, 16_000),
+    "schedule": ("piecewise_constant_schedule", {"boundaries_and_scales": {"8001": 0.1, "16001": 0.1}}),
     "eps": 0.003,
     "eps_ramp": (5_000, 10_000),
     "attack.num_steps": 7,

@@ -58,7 +58,7 @@ class Checkpoints:
     def save(self, step: int, state: Any, metadata: dict[str, Any], metrics: dict[str, float]) -> None:
         """Starts writing a checkpoint; `metrics[SCORE]` decides which one is best."""
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
+            state=ocp.args.StandardSave(_by_field(state)),
             metadata=ocp.args.JsonSave({**metadata, "sha256": checksums(state), "shapes": shapes(state)}),
         )
         self.manager.save(step, args=args, metrics=metrics)
@@ -84,27 +84,28 @@ class Checkpoints:
         step = self._step(which)
         metadata = self.metadata(step)
         self._compare_shapes(step, metadata["shapes"], shapes(like))
-        state = self._read(step, ocp.args.StandardRestore(_on_host(like)))
+        found = self._read(step, ocp.args.StandardRestore(_on_host(_by_field(like))))
+        state = type(like)(**found) if hasattr(like, "_fields") else found
         self._verify(step, metadata, state)
         return Restored(state, metadata, step)
 
-    def restore_params(self, which: str | int, like: Any) -> Restored:
+    def restore_params(self, which: str | int, like: Any, part: str = "params") -> Restored:
         """The parameters of a step, and nothing of the optimizer: whatever trained them, and however, they can be read.
 
         Args:
           which: as in `restore`, which says what is raised.
           like: parameters of the same structure, shapes and types.
+          part: field of the state: "params", or another that is like them.
         """
         step = self._step(which)
         metadata = self.metadata(step)
-        stored = {name: shape for name, shape in metadata["shapes"].items() if name == ".params" or name.startswith(".params[")}
-        self._compare_shapes(step, stored, shapes(_ParamsAlone(like)))
-        wanted = _ParamsAlone(_on_host(like))._asdict()
+        stored = {name: shape for name, shape in metadata["shapes"].items() if name == f".{part}" or name.startswith(f".{part}[")}
+        self._compare_shapes(step, stored, shapes(_Part(part, like)))
+        wanted = {part: _on_host(like)}
         restore_args = ocp.checkpoint_utils.construct_restore_args(wanted)
         found = self._read(step, ocp.args.PyTreeRestore(item=wanted, restore_args=restore_args, partial_restore=True))
-        state = _ParamsAlone(**found)
-        self._verify(step, metadata, state)
-        return Restored(state.params, metadata, step)
+        self._verify(step, metadata, _Part(part, found[part]))
+        return Restored(found[part], metadata, step)
 
     def _read(self, step: int, args: Any) -> Any:
         try:
@@ -141,10 +142,24 @@ class Checkpoints:
         return int(which)
 
 
-class _ParamsAlone(NamedTuple):
-    """A training state without the rest: the parameters under the path that they have there."""
+@jax.tree_util.register_pytree_with_keys_class
+class _Part:
+    """A field of a training state under the path that it has there."""
 
-    params: Any
+    def __init__(self, name: str, value: Any):
+        self.name, self.value = name, value
+
+    def tree_flatten_with_keys(self) -> Any:
+        return [(jax.tree_util.GetAttrKey(self.name), self.value)], self.name
+
+    @classmethod
+    def tree_unflatten(cls, name: str, values: Any) -> "_Part":
+        return cls(name, *values)
+
+
+def _by_field(state: Any) -> Any:
+    """A NamedTuple as a dictionary without the fields that are None: a field that earlier versions do not have is no difference."""
+    return {name: part for name, part in state._asdict().items() if part is not None} if hasattr(state, "_fields") else state
 
 
 def checksums(state: Any) -> dict[str, str]:

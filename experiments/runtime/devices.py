@@ -166,6 +166,12 @@ def batch_positions(local_batch: int) -> jax.Array:
     return jax.lax.axis_index(AXIS) * local_batch + np.arange(local_batch)
 
 
+def mirrored_batch(array: Any) -> jax.Array:
+    """Inside a pmapped function: of each example on this device, the example at the mirrored position of the whole batch."""
+    everything = jax.lax.all_gather(array, AXIS, tiled=True)
+    return everything[len(everything) - 1 - batch_positions(len(array))]
+
+
 def replicate(tree: Any) -> Any:
     """Copies to every local device, on a new leading axis."""
     return jax_utils.replicate(tree, axis_name=AXIS)  # the sharding of pmapped results, so that feeding them back compiles nothing again

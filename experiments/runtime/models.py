@@ -6,14 +6,16 @@ from typing import Any, NamedTuple
 
 import ml_collections
 from flax import linen as nn
+from flax import nnx
 
 from experiments import data
 from experiments.configs import base
 from experiments.runtime.checkpoints import Checkpoints
 from experiments.runtime.errors import UserError, one_line, refuse, warn
 from experiments.runtime.names import find
+from experiments.runtime.variables import flat_arrays, in_order_of, read_variables
 from irob import paper
-from irob.models import NETWORKS, create, from_linen
+from irob.models import NETWORKS, create, from_linen, from_nnx
 from irob.types import Model, Params
 
 
@@ -48,30 +50,54 @@ def build_network(config: ml_collections.ConfigDict) -> Model:
     try:
         if config.network in NETWORKS:
             return create(config.network, shape, count)
-        made = find(NETWORKS, config.network, "network")(shape, count)
+        made: Any = find(NETWORKS, config.network, "network")(shape, count)
         if isinstance(made, nn.Module) and not isinstance(made, Model):
             made = from_linen(made, shape, count)
+        if isinstance(made, nnx.Module):
+            made = from_nnx(made, shape, count)
     except (ValueError, TypeError) as error:
         raise UserError(f"config.network = {config.network!r}: {one_line(error, 400)}") from error
-    refuse(not isinstance(made, Model), f"config.network = {config.network!r}: it must return an irob.types.Model or a linen module")
+    what = f"config.network = {config.network!r}"
+    refuse(not isinstance(made, Model), f"{what}: it must return an irob.types.Model, or a linen or nnx module")
     return made
 
 
-def from_workdir(workdir: str, step: str = "latest") -> EvaluatedModel:
+def params_from(place: str, network: Model, seed: int) -> Params:
+    """The parameters in a workdir (of its latest checkpoint), in a file of variables, or in a file of released weights.
+
+    Raises:
+      UserError: if there are none, or they are of another network.
+    """
+    like = network.initial_params(seed)
+    if (pathlib.Path(place) / "checkpoints").is_dir():
+        with Checkpoints(place, read_only=True) as checkpoints:
+            return checkpoints.restore_params("latest", like).state
+    if place.endswith(".pkl"):
+        return in_order_of(flat_arrays(released_weights(place)[0].params), like, place)
+    return read_variables(place, like)
+
+
+PARTS = {"raw": "params", "averaged": "averaged"}  # of a training state
+
+
+def from_workdir(workdir: str, step: str = "latest", parameters: str = "raw") -> EvaluatedModel:
     """A checkpoint of a training: "latest", "best" or a step number.
 
-    Only the parameters are read, so it does not matter which optimizer or method trained them.
+    Only the parameters are read, so it does not matter which optimizer or method trained them. parameters: raw, or averaged, their moving average.
     """
     with Checkpoints(workdir, read_only=True) as checkpoints:
         metadata = checkpoints.metadata(step)
         config = base.config_dict(base.with_defaults(metadata["config"]))
         base.validate_config(config)
         network = build_network(config)
-        restored = checkpoints.restore_params(step, network.initial_params(config.seed))
+        refuse(parameters == "averaged" and not config.ema_decay, f"{workdir} holds no moving average: train with config.ema_decay")
+        restored = checkpoints.restore_params(step, network.initial_params(config.seed), PARTS[parameters])
     checkpoint = {"workdir": str(workdir), "step": restored.step, "sha256": metadata["sha256"], "versions": metadata["versions"]}
     provenance = {"network": config.network, "checkpoint": checkpoint, "config": metadata["config"]}
     ladder = tuple(config.evaluation.eps)
-    return EvaluatedModel(config.method, network, restored.state, config.dataset, config.attack.norm, ladder, config.seed, provenance)
+    name = config.method if parameters == "raw" else f"{config.method} ({parameters})"
+    provenance |= {} if parameters == "raw" else {"parameters": parameters}
+    return EvaluatedModel(name, network, restored.state, config.dataset, config.attack.norm, ladder, config.seed, provenance)
 
 
 def from_weights(file: str, dataset: str | None, force: bool = False) -> EvaluatedModel:
@@ -88,13 +114,7 @@ def from_weights(file: str, dataset: str | None, force: bool = False) -> Evaluat
     if dataset is None:
         raise UserError(f"--weights {file} needs --dataset, one of {', '.join(data.DATASETS)}")
     shape, classes = data.find_dataset(dataset).image_shape, data.find_dataset(dataset).classes
-    try:
-        content = pathlib.Path(file).read_bytes()
-        released = paper.loads(content)
-    except OSError as error:
-        raise UserError(f"--weights {file} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise UserError(f"--weights {file}: {error}") from error
+    released, digest = released_weights(file)
     refuse(
         (released.channels, released.num_classes) != (shape[2], len(classes)),
         f"--weights {file} is a network for images with {released.channels} channels and {released.num_classes} classes;"
@@ -106,14 +126,25 @@ def from_weights(file: str, dataset: str | None, force: bool = False) -> Evaluat
         warn(what)
     known = dataset in data.DATASETS
     config = base.load_config(f"{dataset}:normal") if known else base.make("normal", {"dataset": dataset})
-    weights = {
-        "file": pathlib.Path(file).name,
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "not_finite": list(released.not_finite),
-    }
+    weights = {"file": pathlib.Path(file).name, "sha256": digest, "not_finite": list(released.not_finite)}
     provenance = {"network": released.network, "weights": weights, "config": None}
     network, ladder = create(released.network, shape, released.num_classes), tuple(config.evaluation.eps)
     return EvaluatedModel(pathlib.Path(file).stem, network, released.params, dataset, config.attack.norm, ladder, config.seed, provenance)
+
+
+def released_weights(file: str) -> tuple[paper.ReleasedWeights, str]:
+    """The content of a file of weights as the paper's authors released them, and its SHA-256.
+
+    Raises:
+      UserError: if it cannot be read.
+    """
+    try:
+        content = pathlib.Path(file).read_bytes()
+        return paper.loads(content), hashlib.sha256(content).hexdigest()
+    except OSError as error:
+        raise UserError(f"--weights {file} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise UserError(f"--weights {file}: {error}") from error
 
 
 def from_path(path: str, dataset: str) -> EvaluatedModel:

@@ -35,14 +35,15 @@ def integer(least: int = 0, most: int | None = None) -> Kind:
     return Kind(read, check)
 
 
-def number(positive: bool = False) -> Kind:
-    """A finite number that is not negative, or positive; as text also a fraction such as 8/255."""
+def number(positive: bool = False, below: float | None = None) -> Kind:
+    """A finite number that is not negative, or positive, and below another; as text also a fraction such as 8/255."""
     must = "must be positive and finite" if positive else "must be finite and not negative"
+    must += "" if below is None else f", below {below:g}"
 
     def check(value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(NUMBER)
-        if not math.isfinite(value) or value < 0 or (positive and value == 0):
+        if not math.isfinite(value) or value < 0 or (positive and value == 0) or (below is not None and value >= below):
             raise ValueError(must)
         return float(value)
 
@@ -141,6 +142,17 @@ def nonempty_text() -> Kind:
     def check(value: Any) -> str:
         if not isinstance(value, str) or not value.strip():
             raise ValueError("must not be empty")
+        return value
+
+    return Kind(check, check)
+
+
+def any_text() -> Kind:
+    """Any text, also an empty one."""
+
+    def check(value: Any) -> str:
+        if not isinstance(value, str):
+            raise ValueError("must be a text")
         return value
 
     return Kind(check, check)

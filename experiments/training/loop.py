@@ -2,7 +2,7 @@
 
 import pathlib
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,23 +13,31 @@ from experiments import data
 from experiments.configs import base
 from experiments.data.batches import training_batches
 from experiments.runtime import devices, provenance
-from experiments.runtime.checkpoints import Checkpoints
-from experiments.runtime.errors import UserError, refuse
-from experiments.runtime.models import build_network
+from experiments.runtime.checkpoints import SCORE, Checkpoints
+from experiments.runtime.errors import UserError, one_line, refuse
+from experiments.runtime.models import build_network, params_from
 from experiments.runtime.names import find
 from experiments.runtime.plan import current_plan
 from experiments.training.log import Log
+from experiments.training.recipe import check_recipe
 from experiments.training.step import MetricSums, TrainState, initial_state, make_step, zero_metrics
 from experiments.training.validation import validation_scores
 from experiments.training.workdir import locked_workdir, refuse_changes
 from irob.defenses import Defense
 from irob.maps import EXPLAINERS, READOUTS, shape_of_maps
-from irob.models import LinenModel
+from irob.models import LinenModel, OwnModel
 from irob.types import Model
 
 
-def train(config: ml_collections.ConfigDict, workdir: str, data_dir: str | None = None) -> TrainState:
+def train(config: ml_collections.ConfigDict, workdir: str, data_dir: str | None = None, extend: bool = False) -> TrainState:
     """Trains to `config.num_steps` and returns the last state, on the host. A run that was interrupted continues from its last checkpoint.
+
+    Args:
+      config: from `configs.base.load_config` or `make`.
+      workdir: where checkpoints and logs go.
+      data_dir: where tfds data sets lie.
+      extend: whether a run of fewer steps is continued to this number. Where the schedule of the learning rate depends on the number of steps, the
+        result is not that of one run.
 
     Raises:
       UserError: for a config, workdir or data set that cannot be used, and for a loss that is not finite (the last good checkpoint is kept).
@@ -38,6 +46,7 @@ def train(config: ml_collections.ConfigDict, workdir: str, data_dir: str | None 
     network, plan = build_network(config), current_plan()
     defense = base.defense_of(config, chunk=plan.path_chunk)
     check_network(config, network, defense)
+    check_recipe(config, network.initial_params(config.seed))
     split = data.load_split(config.dataset, "train", data_dir)
     refuse(
         len(split.labels) < config.batch_size,
@@ -45,11 +54,16 @@ def train(config: ml_collections.ConfigDict, workdir: str, data_dir: str | None 
     )
     validation = data.load_split(config.dataset, "validation", data_dir).first(config.validation.num_examples)
 
-    with locked_workdir(workdir, config) as directory, Checkpoints(directory, config.keep_last) as checkpoints:
-        state = _latest(checkpoints, workdir, config, split) or initial_state(config, network)
+    with locked_workdir(workdir, config, extend) as directory, Checkpoints(directory, config.keep_last) as checkpoints:
+        state, history = _latest(checkpoints, workdir, config, split, network)
         start = int(state.step)
-        if start >= config.num_steps:
-            print(f"{workdir} has all {config.num_steps} steps already", file=sys.stderr)
+        if start >= config.num_steps or history.waited(config):
+            early = (
+                ""
+                if start >= config.num_steps
+                else f": it stopped at {start}, config.patience after its best validation at {history.best_step}"
+            )
+            print(f"{workdir} has all {config.num_steps} steps already{early}", file=sys.stderr)
             return state
         with Log(directory, start, config) as log:
             step, at_once = make_step(config, network, defense, plan), config.steps_per_dispatch
@@ -64,11 +78,47 @@ def train(config: ml_collections.ConfigDict, workdir: str, data_dir: str | None 
                     sums = devices.replicate(zero_metrics())
                 if saves:
                     state = devices.unreplicate(device_state)
-                    scores = validation_scores(config, network, state.params, validation)
+                    scores = all_scores(config, network, state, validation)
                     log.validation(number, scores)
-                    checkpoints.save(number, state, checkpoint_metadata(config, split, state), scores)
+                    history = history.after(number, scores[SCORE], config)
+                    checkpoints.save(number, state, checkpoint_metadata(config, split, state, history), scores)
+                    if history.waited(config):
+                        print(f"stopped: no better validation since step {history.best_step}", file=sys.stderr)
+                        break
             batches.close()
         return state
+
+
+class History(NamedTuple):
+    """What a run has behind it.
+
+    best_score, best_step, validations: the best robust validation accuracy, where it was, and how many validations came after it.
+    extended_from: numbers of steps that this run was to have before it was extended.
+    """
+
+    best_score: float = -1.0
+    best_step: int = 0
+    validations: int = 0
+    extended_from: tuple[int, ...] = ()
+
+    def after(self, step: int, score: float, config: ml_collections.ConfigDict) -> "History":
+        """The history with one more validation."""
+        if score > self.best_score:
+            return self._replace(best_score=score, best_step=step, validations=0)
+        return self._replace(validations=self.validations + 1)
+
+    def waited(self, config: ml_collections.ConfigDict) -> bool:
+        """Whether the patience of the config is at its end."""
+        return 0 < config.patience <= self.validations
+
+
+def all_scores(config: ml_collections.ConfigDict, network: Model, state: TrainState, validation: data.Split) -> dict[str, float]:
+    """Validation accuracies, also of the moving average; then `SCORE`, by which the best checkpoint is chosen, is the average's."""
+    scores = validation_scores(config, network, state.params, validation)
+    if state.averaged is None:
+        return scores
+    averaged = validation_scores(config, network, state.averaged, validation)
+    return {f"raw_{name}": value for name, value in scores.items()} | averaged
 
 
 def check_network(config: ml_collections.ConfigDict, network: Model, defense: Defense) -> None:
@@ -80,12 +130,13 @@ def check_network(config: ml_collections.ConfigDict, network: Model, defense: De
             bool(state),
             f"config.network = {config.network!r}: it has {', '.join(state)} beside its parameters, which training does not update",
         )
-        of_image = lambda x: network.training(params, x, READOUTS["cam"], ("batch",)).logits  # noqa: E731
+    if isinstance(network, OwnModel):
+        of_image = lambda x: network.training(params, x, READOUTS["cam"], ("batch",), jax.random.key(0)).logits  # noqa: E731
         try:
             jax.eval_shape(jax.vmap(of_image, axis_name="batch"), jnp.zeros((1, *network.input_shape)))
         except InvalidRngError as error:
             raise UserError(
-                f"config.network = {config.network!r}: in training it draws at random (dropout), which is not supported"
+                f"config.network = {config.network!r}: in training it draws from more keys than dropout's: {one_line(error)}"
             ) from error
     if defense.compares_maps:
         try:
@@ -94,14 +145,21 @@ def check_network(config: ml_collections.ConfigDict, network: Model, defense: De
             raise UserError(f"config.map = {config.map!r}, which {config.method} compares: {error}") from error
 
 
-def _latest(checkpoints: Checkpoints, workdir: str, config: ml_collections.ConfigDict, split: data.Split) -> TrainState | None:
-    """The state of the last checkpoint, of the same config and data; None where there is none."""
+def _latest(
+    checkpoints: Checkpoints, workdir: str, config: ml_collections.ConfigDict, split: data.Split, network: Model
+) -> tuple[TrainState, History]:
+    """The state of the last checkpoint, of the same config and data, and what is behind it; the initial state where there is none."""
     if not checkpoints.steps():
-        return None
-    restored = checkpoints.restore("latest", initial_state(config, build_network(config)))
-    refuse_changes(workdir, base.with_defaults(restored.metadata["config"]), base.plain_config(config))
+        params = None if not config.init_from else params_from(config.init_from, network, config.seed)
+        return initial_state(config, network, params), History()
+    restored = checkpoints.restore("latest", initial_state(config, network))
+    before, wanted = base.with_defaults(restored.metadata["config"]), base.plain_config(config)
+    history = History(**{"extended_from": (), **restored.metadata.get("history", {})})
+    if before["num_steps"] != config.num_steps:  # the workdir has agreed to it
+        history = history._replace(extended_from=(*history.extended_from, before["num_steps"]), validations=0)
+    refuse_changes(workdir, before | {"num_steps": config.num_steps}, wanted)
     refuse_changes(workdir, {"data": restored.metadata["data"]["sha256"]}, {"data": split.source["sha256"]})
-    return restored.state
+    return restored.state, history
 
 
 def mean_loss(sums: MetricSums, directory: pathlib.Path) -> float:
@@ -114,7 +172,7 @@ def mean_loss(sums: MetricSums, directory: pathlib.Path) -> float:
     return float(sums.loss / sums.steps)
 
 
-def checkpoint_metadata(config: ml_collections.ConfigDict, split: data.Split, state: TrainState) -> dict[str, Any]:
+def checkpoint_metadata(config: ml_collections.ConfigDict, split: data.Split, state: TrainState, history: History) -> dict[str, Any]:
     """The metadata beside the arrays of a checkpoint."""
     epoch, batch = divmod(int(state.step), len(split.labels) // config.batch_size)
     return {
@@ -122,4 +180,5 @@ def checkpoint_metadata(config: ml_collections.ConfigDict, split: data.Split, st
         "versions": provenance.versions(),
         "data": split.source,
         "data_position": {"epoch": epoch, "batch": batch},
+        "history": history._asdict(),
     }

@@ -1,11 +1,16 @@
-"""How parameters are updated: the optimizer and the schedules of a config. Another optimizer is added here."""
+"""How parameters are updated: the optimizer and the schedules of a config."""
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
 
-from irob.types import Array, Scalar
+from experiments.runtime import optimizers
+from experiments.runtime.errors import UserError, one_line
+from irob.types import Array, Params, Scalar
 
 
 def eps_at(config: ml_collections.ConfigDict, step: Array | np.integer) -> Scalar:
@@ -15,11 +20,45 @@ def eps_at(config: ml_collections.ConfigDict, step: Array | np.integer) -> Scala
 
 
 def learning_rate_at(config: ml_collections.ConfigDict, step: Array | np.integer) -> Scalar:
-    """The learning rate, divided by 10 after each of `config.learning_rate_drops`."""
-    drops = sum((jnp.asarray(step > drop, jnp.float32) for drop in config.learning_rate_drops), start=jnp.float32(0.0))
-    return config.learning_rate * 0.1**drops
+    """The learning rate of a step, counted from 0: the schedule counts updates, of `config.accumulate_steps` steps each."""
+    return jnp.asarray(schedule(config)(step // config.accumulate_steps))
+
+
+def schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
+    """The learning rate as a function of the number of updates made."""
+    return optimizers.make_schedule(config.schedule, config.learning_rate, max(config.num_steps // config.accumulate_steps, 1))
+
+
+def decays(params: Params) -> Any:
+    """Which parameters have weight decay: those with more than one axis, so neither biases nor scales of norms."""
+    return jax.tree.map(lambda leaf: jnp.ndim(leaf) > 1, params)
 
 
 def optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
-    """Adam with optax's defaults, which are the authors' (beta 0.9, 0.999; epsilon 1e-8)."""
-    return optax.adam(lambda step: learning_rate_at(config, step))
+    """The optimizer of a config: clipping, then weight decay (added to the gradient, as in the SGD of PyTorch), then the optimizer by name.
+
+    The default is Adam with optax's defaults, which are the authors' (beta 0.9, 0.999; epsilon 1e-8).
+    """
+    transformations = [
+        *([optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []),
+        *([optax.add_decayed_weights(config.weight_decay, decays)] if config.weight_decay else []),
+    ]
+    base = optimizers.make_optimizer(config.optimizer, schedule(config), decays)
+    whole = optax.chain(*transformations, base) if transformations else base
+    if config.accumulate_steps > 1:
+        whole = optax.MultiSteps(whole, config.accumulate_steps).gradient_transformation()
+    return whole
+
+
+def check_recipe(config: ml_collections.ConfigDict, params: Params) -> None:
+    """Makes one update in the abstract, so that a recipe that cannot work is refused before the first step.
+
+    Raises:
+      UserError: with what optax says.
+    """
+    try:
+        update = optimizer(config)
+        jax.eval_shape(lambda p: update.update(p, update.init(p), p), params)
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        fields = {name: config[name] for name in ("optimizer", "schedule", "learning_rate")}
+        raise UserError(f"config: {fields} make no optimizer: {one_line(error)}") from error

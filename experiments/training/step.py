@@ -1,4 +1,4 @@
-"""One training step: the attack, then a gradient step on the outer loss.
+"""One training step: augmentation, the attack, then a gradient step on the outer loss.
 
 BatchNorm: the loss normalizes by the statistics of the whole batch, the attack by the running ones (as the code of TRADES, Zhang et al. 2019, which
 attacks in evaluation mode). `config.batch_statistics` says which pass updates these; the adversarial one is that of Gowal et al. 2020
@@ -6,6 +6,7 @@ attacks in evaluation mode). `config.batch_statistics` says which pass updates t
 """
 
 import math
+import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,21 +20,28 @@ from experiments.data import to_unit
 from experiments.runtime import devices
 from experiments.runtime.names import find
 from experiments.runtime.plan import EXAMPLES, Plan, mean_and_gradient, vmap_in_pieces
+from experiments.training import augment
 from experiments.training.recipe import eps_at, optimizer
 from irob.attacks import BALLS, constant_steps, pgd
 from irob.defenses import Defense
 from irob.maps import EXPLAINERS, differentiable, explainer, frozen, training
-from irob.models import LinenModel
-from irob.types import Array, Model, Params, Scalar
+from irob.models import OwnModel
+from irob.types import Array, Model, Params, PRNGKey, Scalar
 
 
 class TrainState(NamedTuple):
-    """All that a step changes. key: raw data of the key that every random start is derived from."""
+    """All that a step changes.
+
+    params, optimizer, step: as named.
+    key: raw data of the key that everything random is derived from.
+    averaged: moving average of the parameters; None without one.
+    """
 
     params: Params
     optimizer: Any
     step: Array
     key: Array
+    averaged: Params | None = None
 
 
 class MetricSums(NamedTuple):
@@ -44,11 +52,12 @@ class MetricSums(NamedTuple):
     first_nonfinite_step: Array
 
 
-def initial_state(config: ml_collections.ConfigDict, network: Model) -> TrainState:
-    """The state before step 0, on the host."""
-    params = network.initial_params(config.seed)
-    state = TrainState(params, optimizer(config).init(params), np.zeros((), np.int32), jax.random.key_data(jax.random.key(config.seed)))
-    return jax.tree.map(np.asarray, state)
+def initial_state(config: ml_collections.ConfigDict, network: Model, params: Params | None = None) -> TrainState:
+    """The state before step 0, on the host. params: None for those that the seed draws."""
+    params = network.initial_params(config.seed) if params is None else params
+    key = jax.random.key_data(jax.random.key(config.seed))
+    averaged = params if config.ema_decay else None
+    return jax.tree.map(np.asarray, TrainState(params, optimizer(config).init(params), np.zeros((), np.int32), key, averaged))
 
 
 def zero_metrics() -> MetricSums:
@@ -75,40 +84,55 @@ def make_attack(config: ml_collections.ConfigDict, network: Model, defense: Defe
     return attack
 
 
+BATCH_AXES = (EXAMPLES, devices.AXIS)
+
+
+def make_gradient(config: ml_collections.ConfigDict, network: Model, defense: Defense, plan: Plan) -> Callable[..., Any]:
+    """`(params, x, x_adv, labels, keys) -> (mean loss, its gradient)` over the batch on this device."""
+    row = find(EXPLAINERS, config.map, "map")
+    residuals = residual_floats(network, defense, row.gradients)
+    own = isinstance(network, OwnModel)
+    normalizes = isinstance(network, OwnModel) and network.keeps_statistics()
+
+    def loss_of(params: Params, x: Array, x_adv: Array, label: Array, *key: PRNGKey) -> Scalar:
+        forward = training(params, BATCH_AXES, *key) if own else differentiable(params)
+        explain = explainer(row, network, forward)
+        return augment.expected(lambda label: defense.outer(explain, x, x_adv, label), label)
+
+    def piece(n: int) -> int:
+        return n if normalizes else plan.loss_piece(n, residuals)  # the statistics are those of the whole batch
+
+    of_batch = mean_and_gradient(loss_of, piece)
+    return lambda params, x, x_adv, labels, keys: of_batch(params, x, x_adv, labels, *([keys] if own else []))
+
+
 def make_step(
     config: ml_collections.ConfigDict, network: Model, defense: Defense, plan: Plan
 ) -> Callable[..., tuple[TrainState, MetricSums]]:
     """The pmapped steps `(state, sums, images, labels) -> (state, sums)` on batches `[steps, batch, ...]`; each device has its part of each batch."""
     update, attack = optimizer(config).update, make_attack(config, network, defense, plan)
-    row = find(EXPLAINERS, config.map, "map")
-    residuals = residual_floats(network, defense, row.gradients)
-
-    normalizes = isinstance(network, LinenModel) and network.keeps_statistics()
-
-    def loss_of(params: Params, x: Array, x_adv: Array, label: Array) -> Scalar:
-        forward = training(params, BATCH_AXES) if normalizes else differentiable(params)
-        return defense.outer(explainer(row, network, forward), x, x_adv, label)
-
-    def piece(n: int) -> int:
-        return n if normalizes else plan.loss_piece(n, residuals)  # the statistics are those of the whole batch
+    gradient_of, augmented = make_gradient(config, network, defense, plan), augment.make_augmentation(config, network.num_classes)
+    normalizes = isinstance(network, OwnModel) and network.keeps_statistics()
 
     def step(state: TrainState, sums: MetricSums, images: Array, labels: Array) -> tuple[TrainState, MetricSums]:
-        x, eps = to_unit(images), eps_at(config, state.step)
+        eps, keys_for = eps_at(config, state.step), keys_of_batch(state, len(labels))
+        x, labels, targets = augmented(to_unit(images), labels, keys_for)
         if defense.inner is None:
             x_adv = x
         else:
-            step_key = jax.random.fold_in(jax.random.wrap_key_data(jnp.asarray(state.key)), state.step)
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(step_key, devices.batch_positions(len(labels)))
+            keys = keys_for(None)
             x_adv = jax.lax.cond(eps > 0.0, lambda: attack(state.params, x, labels, keys, eps), lambda: x)
-        of_device = mean_and_gradient(loss_of, piece)(state.params, x, x_adv, labels)
-        loss, gradient = devices.mean_over_devices(of_device)
+        dropout_keys = keys_for("dropout")
+        loss, gradient = devices.mean_over_devices(gradient_of(state.params, x, x_adv, targets, dropout_keys))
         updates, optimizer_state = update(gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         if normalizes:
-            params |= {"batch_stats": updated_statistics(network, state.params, x if config.batch_statistics == "clean" else x_adv)}
+            passed = x if config.batch_statistics == "clean" else x_adv
+            params |= {"batch_stats": updated_statistics(network, state.params, passed, dropout_keys)}
         finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((loss, params))]))
         bad = jnp.where((sums.first_nonfinite_step == 0) & ~finite, state.step + 1, sums.first_nonfinite_step)
-        return TrainState(params, optimizer_state, state.step + 1, state.key), MetricSums(sums.loss + loss, sums.steps + 1, bad)
+        new = TrainState(params, optimizer_state, state.step + 1, state.key, moving_average(config, state, params))
+        return new, MetricSums(sums.loss + loss, sums.steps + 1, bad)
 
     def steps(state: TrainState, sums: MetricSums, images: Array, labels: Array) -> tuple[TrainState, MetricSums]:
         return jax.lax.scan(lambda carry, batch: (step(*carry, *batch), None), (state, sums), (images, labels))[0]
@@ -116,14 +140,33 @@ def make_step(
     return devices.pmap(steps, donate=(0,))
 
 
-BATCH_AXES = (EXAMPLES, devices.AXIS)
+def keys_of_batch(state: TrainState, n: int) -> Callable[[str | None], Array]:
+    """`purpose -> keys [n]`, of (seed, step, purpose, position in the whole batch). None: of the random starts."""
+    of_step = jax.random.fold_in(jax.random.wrap_key_data(jnp.asarray(state.key)), state.step)
+
+    def keys(purpose: str | None) -> Array:
+        key = of_step if purpose is None else jax.random.fold_in(of_step, zlib.crc32(purpose.encode()))
+        return jax.vmap(jax.random.fold_in, (None, 0))(key, devices.batch_positions(n))
+
+    return keys
 
 
-def updated_statistics(network: Model, params: Params, x: Array) -> Params:
+def moving_average(config: ml_collections.ConfigDict, state: TrainState, params: Params) -> Params | None:
+    """`decay a + (1 - decay) params` after each update, decay growing from 0.1 as `min(decay, (1 + updates) / (10 + updates))`, so that the initial
+    parameters are soon forgotten (as `tf.train.ExponentialMovingAverage` with `num_updates`). Statistics of BatchNorm are averaged, too.
+    """
+    if state.averaged is None:
+        return None
+    updates, made = jnp.divmod(state.step + 1, config.accumulate_steps)
+    decay = jnp.where(made == 0, jnp.minimum(config.ema_decay, (1.0 + updates) / (10.0 + updates)), 1.0)
+    return jax.tree.map(lambda a, p: decay * a + (1.0 - decay) * p, state.averaged, params)
+
+
+def updated_statistics(network: Model, params: Params, x: Array, keys: Array) -> Params:
     """The running statistics after a pass of the whole batch, on all devices."""
-    assert isinstance(network, LinenModel)
-    of_image = lambda x: network.updated_statistics(params, x, BATCH_AXES)  # noqa: E731
-    return jax.vmap(of_image, out_axes=None, axis_name=EXAMPLES)(x)
+    assert isinstance(network, OwnModel)
+    of_image = lambda x, key: network.updated_statistics(params, x, BATCH_AXES, key)  # noqa: E731
+    return jax.vmap(of_image, out_axes=None, axis_name=EXAMPLES)(x, keys)
 
 
 def residual_floats(network: Model, defense: Defense, gradients_of_map: int) -> int:

@@ -14,23 +14,26 @@ from experiments.runtime.errors import UserError
 
 
 @contextlib.contextmanager
-def locked_workdir(workdir: str, config: ml_collections.ConfigDict) -> Iterator[pathlib.Path]:
-    """Locks a workdir for a run of this config, or refuses it, in every process. All must see the same workdir; the first one holds the lock."""
+def locked_workdir(workdir: str, config: ml_collections.ConfigDict, extend: bool = False) -> Iterator[pathlib.Path]:
+    """Locks a workdir for a run of this config, or refuses it, in every process. All must see the same workdir; the first one holds the lock.
+
+    extend: whether a run of fewer steps is accepted.
+    """
     directory, wanted = pathlib.Path(workdir), base.plain_config(config)
     with contextlib.ExitStack() as held:
-        devices.on_first_process(lambda: _claim(directory, wanted, held), f"--workdir {workdir}", "choose another")
+        devices.on_first_process(lambda: _claim(directory, wanted, held, extend), f"--workdir {workdir}", "choose another")
         yield directory
 
 
-def _claim(directory: pathlib.Path, wanted: dict[str, Any], held: contextlib.ExitStack) -> None:
+def _claim(directory: pathlib.Path, wanted: dict[str, Any], held: contextlib.ExitStack, extend: bool) -> None:
     """Locks a workdir while `held` is open, and stores the config or compares it with the one there."""
     directory.mkdir(parents=True, exist_ok=True)
     held.callback(storage.lock(directory, f"another training is running in {directory}: wait for it, or use another --workdir").release)
-    _refuse_other_runs(directory, wanted)
+    _refuse_other_runs(directory, wanted, extend)
     storage.save_text(directory / "config.json", json.dumps(wanted, indent=2, sort_keys=True))
 
 
-def _refuse_other_runs(directory: pathlib.Path, wanted: dict[str, Any]) -> None:
+def _refuse_other_runs(directory: pathlib.Path, wanted: dict[str, Any], extend: bool) -> None:
     file = directory / "config.json"
     holds_a_run = (directory / "checkpoints").exists() or (directory / "metrics.jsonl").exists()
     if file.exists():
@@ -38,7 +41,10 @@ def _refuse_other_runs(directory: pathlib.Path, wanted: dict[str, Any]) -> None:
             stored = json.loads(file.read_text())
         except json.JSONDecodeError as error:
             raise UserError(f"{file} is not a config written by this command ({error}): use another --workdir") from error
-        refuse_changes(str(directory), base.with_defaults(stored), wanted)
+        found = base.with_defaults(stored)
+        if extend and found["num_steps"] < wanted["num_steps"]:
+            found["num_steps"] = wanted["num_steps"]
+        refuse_changes(str(directory), found, wanted)
     elif holds_a_run:
         raise UserError(f"{directory} holds checkpoints or logs but no config.json: use another --workdir")
 
@@ -47,4 +53,6 @@ def refuse_changes(workdir: str, found: dict[str, Any], wanted: dict[str, Any]) 
     """A `UserError` with the differences if the run in a workdir was made with something else that decides its result."""
     if differences := base.changes(found, wanted):
         lines = "\n  ".join(differences)
+        if all(line.startswith("config.num_steps:") for line in differences):
+            lines += " (--extend continues a run to more steps)"
         raise UserError(f"{workdir} holds a run of another config; use another --workdir, or its values:\n  {lines}")

@@ -21,7 +21,7 @@ from jaxtyping import Int
 from irob.losses import pick
 from irob.maps.features import READOUTS, scale_to_logits
 from irob.maps.pixels import Attribution, Score, gradient_x_input, integrated_gradients, saliency, smooth_grad
-from irob.types import Array, Explain, Explanation, Image, Label, Model, Params, Readout
+from irob.types import Array, Explain, Explanation, Image, Label, Model, Params, PRNGKey, Readout
 
 Classes = Int[Array, " m"]
 ForwardFn = Callable[[Model, Readout], Explain]
@@ -45,9 +45,9 @@ def differentiable(params: Params) -> ForwardFn:
     return lambda model, readout: lambda x: model.explain(params, x, readout)
 
 
-def training(params: Params, axes: tuple[str, ...]) -> ForwardFn:
-    """The form of a network with batch statistics that are taken over mapped axes: `LinenModel.training`."""
-    return lambda model, readout: lambda x: model.training(params, x, readout, axes)  # type: ignore[attr-defined]
+def training(params: Params, axes: tuple[str, ...], key: PRNGKey) -> ForwardFn:
+    """The form of a network of one's own that is trained: batch statistics over mapped axes, dropout by the key (`OwnModel.training`)."""
+    return lambda model, readout: lambda x: model.training(params, x, readout, axes, key)  # type: ignore[attr-defined]
 
 
 def frozen(params: Params, dtype: DTypeLike = jnp.float32) -> ForwardFn:

@@ -1,0 +1,104 @@
+"""Files of variables: the arrays of a network by name, written by anybody.
+
+.npz           arrays by path, "params/conv_0/kernel" (`np.savez(file, **flax.traverse_util.flatten_dict(variables, sep="/"))`)
+.safetensors   likewise, also with dots
+.msgpack       `flax.serialization.to_bytes(variables)`
+a folder       an orbax checkpoint of the variables (`StandardCheckpointer`)
+"""
+
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.runtime.errors import UserError, one_line, refuse
+
+
+def read_variables(file: str, like: Any) -> Any:
+    """The variables in a file, as a tree like another one.
+
+    Args:
+      file: its path.
+      like: a tree of arrays with the names, shapes and types that are expected. A file of `{"params": ...}` alone, or without that level, will do
+        where nothing else is missing.
+
+    Raises:
+      UserError: if it cannot be read, or its arrays are others; it names the first.
+    """
+    path = pathlib.Path(file)
+    refuse(not path.exists(), f"there is no file of variables {file}")
+    reader = _orbax if path.is_dir() else READERS.get(path.suffix)
+    refuse(reader is None, f"{file} is no file of variables: it must be one of {', '.join(READERS)}, or a folder of orbax")
+    try:
+        found = reader(path, like)  # type: ignore[misc]
+    except UserError:
+        raise
+    except Exception as error:  # the libraries raise many kinds
+        raise UserError(f"{file} cannot be read as variables: {one_line(error, 160)}") from error
+    return in_order_of(found, like, file)
+
+
+def in_order_of(found: Mapping[str, Any], like: Any, file: str) -> Any:
+    """Arrays by path as a tree like another one, in its types.
+
+    Raises:
+      UserError: if one is missing, has no place, has another shape or is not finite.
+    """
+    wanted = {by_path(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(like)}
+    names = {name: next((key for key in (name, name.removeprefix("params/")) if key in found), None) for name in wanted}
+    missing = [name for name, key in names.items() if key is None]
+    refuse(bool(missing), f"{file} has no array {missing[:1]} of this network; it has {', '.join(list(found)[:4])} ...")
+    extra = sorted(set(found) - set(names.values()))
+    refuse(bool(extra), f"{file} has an array {extra[:1]} that this network does not have; it has {', '.join(list(wanted)[:4])} ...")
+    values = []
+    for name, leaf in wanted.items():
+        array = np.asarray(found[names[name]])  # type: ignore[index]
+        refuse(array.shape != leaf.shape, f"{file}: {name} has shape {array.shape}, in this network it has {leaf.shape}")
+        refuse(not np.isfinite(array).all(), f"{file}: {name} is not finite")
+        values.append(array.astype(leaf.dtype))
+    return jax.tree.unflatten(jax.tree.structure(like), values)
+
+
+def by_path(path: tuple[Any, ...]) -> str:
+    """The path of a leaf with slashes."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def flat_arrays(tree: Any) -> dict[str, np.ndarray]:
+    """The leaves of a tree by path."""
+    return {by_path(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _npz(path: pathlib.Path, like: Any) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def _safetensors(path: pathlib.Path, like: Any) -> dict[str, np.ndarray]:
+    from safetensors.numpy import load_file
+
+    wanted = flat_arrays(like)
+    with_dots = {name.replace("/", "."): name for name in wanted}
+    return {with_dots.get(name, name): array for name, array in load_file(path).items()}
+
+
+def _msgpack(path: pathlib.Path, like: Any) -> dict[str, np.ndarray]:
+    from flax.serialization import msgpack_restore
+
+    return flat_arrays(msgpack_restore(path.read_bytes()))
+
+
+def _orbax(path: pathlib.Path, like: Any) -> dict[str, np.ndarray]:
+    import orbax.checkpoint as ocp
+
+    with ocp.StandardCheckpointer() as checkpointer:
+        return flat_arrays(checkpointer.restore(path.absolute()))
+
+
+READERS: dict[str, Callable[[pathlib.Path, Any], dict[str, np.ndarray]]] = {
+    ".npz": _npz,
+    ".safetensors": _safetensors,
+    ".msgpack": _msgpack,
+}
