@@ -3,9 +3,11 @@
 import csv
 import json
 
+import made_up.data
 import numpy as np
 import pytest
 from conftest import ROOT
+from PIL import Image
 
 from experiments import data
 from experiments.runtime.checkpoints import Checkpoints
@@ -68,7 +70,7 @@ def test_each_is_one_file_of_under_thirty_lines():
     files = [file for file in PACKAGE.glob("*.py") if file.name != "__init__.py"]
     assert {file.stem for file in files} == {
         *("maps", "discrepancies", "attacks", "norms", "unforeseen", "defenses", "measures", "protocols", "networks"),
-        *("functions", "recipes"),
+        *("functions", "recipes", "data", "nnx_networks"),
     }
     for file in files:
         assert len(file.read_text().splitlines()) < 30, file.name
@@ -139,6 +141,45 @@ def test_an_npz_file_and_a_plain_function(commands, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_folder_and_an_nnx_network(commands, tmp_path):
+    """Images of a folder, trained on by an nnx network with BatchNorm and dropout, resumed after SIGKILL, measured, reported."""
+    for split in ("train", "val", "test"):
+        images, labels, classes = made_up.data.stripes({"val": "validation"}.get(split, split))
+        for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+            folder = tmp_path / "stripes" / split / classes[label]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((255 * image).astype(np.uint8)).save(folder / f"{i}.png")
+    config = (
+        "--config",
+        "digits:int,tiny",
+        f"--config.dataset=folder:{tmp_path / 'stripes'}",
+        "--config.network=made_up.nnx_networks:make",
+    )
+    commands.run("train", *config, "--workdir", tmp_path / "one", **OUTSIDE)
+    commands.train_until_killed(tmp_path / "killed" / "checkpoints" / "4", *config, "--workdir", tmp_path / "killed", **OUTSIDE)
+    commands.run("train", *config, "--workdir", tmp_path / "killed", **OUTSIDE)
+    assert checksums_of(tmp_path / "one") == checksums_of(tmp_path / "killed")
+    commands.run(
+        "evaluate", "--workdir", tmp_path / "one", "--eps", "0,0.1", "--steps", "5", "--measure", "pgd,bound", "--budgets", "2", **OUTSIDE
+    )
+    commands.run("report", "--inputs", tmp_path / "one", "--out", tmp_path / "report", **OUTSIDE)
+    assert "stripes" in (tmp_path / "report" / "report.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_function_of_data_trains(commands, tmp_path):
+    config = ("--config", "digits:adv,tiny", "--config.dataset=made_up.data:stripes", "--config.network=made_up.networks:make")
+    commands.run("train", *config, "--workdir", tmp_path, **OUTSIDE)
+    commands.run("evaluate", "--workdir", tmp_path, "--eps", "0,0.1", "--steps", "5", **OUTSIDE)
+    assert json.loads((tmp_path / "standard_latest.json").read_text())["data"]["from"] == "made_up.data:stripes"
+
+
+def checksums_of(workdir):
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        return checkpoints.metadata("latest")["sha256"]
+
+
+@pytest.mark.slow
 def test_a_network_with_batch_norm_is_resumed_bit_for_bit_and_four_devices_train_like_one(commands, tmp_path):
     config = (
         *("--config", "digits:int,tiny", "--config.network=made_up.networks:make", "--config.num_steps=24"),
@@ -150,10 +191,7 @@ def test_a_network_with_batch_norm_is_resumed_bit_for_bit_and_four_devices_train
     commands.train_until_killed(tmp_path / "killed" / "checkpoints" / "8", *config, "--workdir", tmp_path / "killed", **OUTSIDE)
     commands.run("train", *config, "--workdir", tmp_path / "killed", **OUTSIDE)
     commands.run("train", *config, "--workdir", tmp_path / "four", devices=4, **OUTSIDE)
-    found = {}
-    for name in ("one", "killed", "four"):
-        with Checkpoints(tmp_path / name, read_only=True) as checkpoints:
-            found[name] = checkpoints.metadata("latest")["sha256"]
+    found = {name: checksums_of(tmp_path / name) for name in ("one", "killed", "four")}
     assert found["one"] == found["killed"] and any("batch_stats" in key for key in found["one"])
     logs = [
         [json.loads(line).get("loss") for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()] for name in ("one", "four")

@@ -65,7 +65,7 @@ def test_without_splits_every_class_is_divided_80_10_10_and_always_so(tmp_path):
         ({"images": IMAGES, "labels": 0 * LABELS}, r"labels must name at least 2 classes, got 1"),
         ({"images": IMAGES, "labels": LABELS, "split": SPLIT[:3]}, "split must have one of train, validation, test for each image"),
         ({"images": IMAGES, "labels": LABELS, "split": np.array(["train", "test"] * 20)}, "and each of them, got"),
-        ({"images": IMAGES[:4], "labels": LABELS[:4]}, "labels: class 0 has 2 images, too few for three splits: give an array split"),
+        ({"images": IMAGES[:4], "labels": LABELS[:4]}, "labels: class 0 has 2 images, too few for 3 splits: give the splits"),
     ],
 )
 def test_what_is_no_data_set_is_refused(tmp_path, arrays, message):

@@ -39,7 +39,11 @@ class Field(NamedTuple):
 
 
 FIELDS: dict[str, Field] = {
-    "dataset": Field("digits", named(data.find_dataset, "data set"), f"{', '.join(data.DATASETS)}, npz:FILE, or package.module:attribute"),
+    "dataset": Field(
+        "digits",
+        named(data.find_dataset, "data set"),
+        f"{', '.join(data.DATASETS)}, npz:FILE, folder:DIR or tfds:NAME (with @SIZE images are resized), or package.module:attribute",
+    ),
     "network": Field(
         "small", row_of(NETWORKS, "network"), f"{', '.join(NETWORKS)}, or package.module:make, a function (input_shape, num_classes)"
     ),

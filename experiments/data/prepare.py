@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from experiments import data
+from experiments.data.sizes import place_and_size
 from experiments.data.splits import digest
 from experiments.runtime.errors import UserError, one_line
 
@@ -34,9 +35,9 @@ def prepare(dataset: str, data_dir: str | None, raw_dir: str | None) -> str:
     Raises:
       UserError: for an unknown data set, without TensorFlow where it is needed, or if the raw files are not there or not the released ones.
     """
-    if dataset not in TFDS_NAMES:
+    if dataset not in TFDS_NAMES and not dataset.startswith("tfds:"):
         bundled = " (digits come with scikit-learn and need no preparation)" if dataset == "digits" else ""
-        raise UserError(f"--dataset={dataset}: choose one of {', '.join(TFDS_NAMES)}{bundled}")
+        raise UserError(f"--dataset={dataset}: choose one of {', '.join(TFDS_NAMES)}, or tfds:NAME{bundled}")
     if raw_dir is not None and not pathlib.Path(raw_dir).is_dir():
         raise UserError(f"--raw_dir={raw_dir} is not a directory")
     if dataset == "restricted_imagenet" and raw_dir is None:
@@ -55,7 +56,8 @@ def through_tfds(dataset: str, data_dir: str | None, raw_dir: str | None) -> Non
         raise UserError("downloading data needs TensorFlow (reading it does not): pip install 'irob[prepare]'")
     import tensorflow_datasets as tfds
 
-    builder = tfds.builder(TFDS_NAMES[dataset], data_dir=data_dir, file_format="array_record")
+    name = TFDS_NAMES.get(dataset) or place_and_size(dataset.removeprefix("tfds:"))[0]
+    builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
     raw = None if raw_dir is None else pathlib.Path(raw_dir).absolute()
     try:
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=raw))

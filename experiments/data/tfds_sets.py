@@ -48,8 +48,9 @@ def whole_split(name: str, image_shape: tuple[int, int, int], split: str, data_d
     return Images(images, labels, {"name": name, "from": f"tfds {info.full_name} at {info.data_dir}", "sha256": sha256})
 
 
-def open_tfds(name: str, split: str, data_dir: str | None) -> Any:
-    """The random-access source of a prepared tfds split."""
+def open_tfds(name: str, split: str, data_dir: str | None, asked: str | None = None) -> Any:
+    """The random-access source of a prepared tfds split. asked: the name of the data set in commands, where it is another."""
+    asked = asked or name
     import tensorflow_datasets as tfds
 
     builder = tfds.builder(name, data_dir=data_dir)
@@ -60,7 +61,7 @@ def open_tfds(name: str, split: str, data_dir: str | None) -> Any:
     if not builder.is_prepared():
         place = "" if data_dir is None else f" --data_dir {data_dir}"
         raise UserError(
-            f"there is no prepared {name} in {builder.data_path.parent.parent}: run python -m experiments.prepare_data --dataset {name}{place}"
+            f"there is no prepared {name} in {builder.data_path.parent.parent}: run python -m experiments.prepare_data --dataset {asked}{place}"
             " (or point --data_dir or $TFDS_DATA_DIR to where it is)"
         )
     return builder.as_data_source(split=split)

@@ -1,5 +1,6 @@
 """The command line: flags in, one line out for a user's mistake."""
 
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -93,6 +94,8 @@ def _parse(argv: Sequence[str], positional: str | None) -> list[str]:
         flags.FLAGS[positional].value = list(flags.FLAGS[positional].value or []) + rest[1:]
     elif len(rest) > 1:
         fail(f"unexpected argument {rest[1]!r}: every option is a flag, --name=value (see --help)")
+    if "data_dir" in flags.FLAGS and flags.FLAGS.data_dir:
+        os.environ["TFDS_DATA_DIR"] = flags.FLAGS.data_dir  # where tfds finds the description of a data set by its name
     if not any(re.match("--?v(erbosity)?(=|$)", argument) for argument in argv):
         logging.set_verbosity(logging.ERROR)  # of the libraries; the commands print what there is to say
     return rest
