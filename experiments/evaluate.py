@@ -2,6 +2,7 @@
 
     python -m experiments.evaluate --workdir runs/mnist_int [--measure pgd,aai,bound,isa,tradeoff,...] [--protocol standard|paper]
     python -m experiments.evaluate --weights mnist_smallgap_int_100.pkl --dataset mnist [...]
+    python -m experiments.evaluate --model package.module:make --variables FILE --dataset npz:mine.npz --eps 0,2/255,8/255 [...]
 
 `standard` attacks the whole test split (the first 200 images for bound, isa, tradeoff and unforeseen; or its first --num_examples) as hard as this
 project can; `paper` repeats the measurements of the paper's authors on their images. Prints tables, writes one JSON file with flat records and their
@@ -33,8 +34,10 @@ def main() -> None:
     from experiments import data
     from experiments.evaluation import cache
     from experiments.evaluation.engine import Evaluation
+    from experiments.evaluation.examples import class_index
     from experiments.evaluation.run import check_measures, choose_measures, evaluate
     from experiments.reports import results, text
+    from experiments.reports.png import write_examples
     from experiments.runtime import devices
     from experiments.runtime.models import eps_ladder
 
@@ -49,7 +52,9 @@ def main() -> None:
     results.check_free(out, flag.overwrite)
     split = data.load_split(model.dataset, "test", flag.data_dir)
     ladder = eps_ladder(model, eps)
-    chosen = choose_measures(names, flag.protocol, texts, flag.num_examples, len(split.labels))
+    class_names = data.find_dataset(model.dataset).classes
+    classes = tuple(sorted({class_index(text, class_names, "classes") for text in flag.classes or ()}))
+    chosen = choose_measures(names, flag.protocol, texts, flag.num_examples, split.labels, classes)
     evaluation = Evaluation(model, split, ladder, flag.batch_size, quiet=False)
     check_measures(evaluation, chosen, flag.protocol)
     with cache.resumable(out, cache_settings(model, split.source, chosen, ladder, flag.protocol)) as partial:
@@ -58,8 +63,10 @@ def main() -> None:
         result, arrays = evaluate(evaluation, chosen, flag.protocol)
         if devices.is_first_process():
             results.write_result(result, arrays, out)
+            write_examples(arrays, out, class_names)
     if devices.is_first_process():
-        print(text.result_text(result, {name: (measure.title, measure.columns) for name, (measure, _) in chosen.items()}))
+        printed = {name: text.Printed(measure.title, measure.columns, measure.printed) for name, (measure, _) in chosen.items()}
+        print(text.result_text(result, printed))
         print(f"written to {out}")
 
 
@@ -68,19 +75,29 @@ def check_flags(flag: Any) -> None:
     from experiments.runtime.errors import refuse
 
     refuse(flag.batch_size is not None and flag.batch_size < 1, f"--batch_size={flag.batch_size} must be positive")
-    refuse(bool(flag.workdir) == bool(flag.weights), "give either --workdir of a training or --weights FILE.pkl")
-    refuse(flag.dataset is not None and flag.weights is None, "--dataset goes with --weights: a workdir knows its own")
+    given = [name for name in ("workdir", "weights", "model") if flag[name].value]
+    refuse(len(given) != 1, "give one of --workdir of a training, --weights FILE.pkl, or --model package.module:make")
+    refuse(flag.dataset is not None and flag.workdir is not None, "--dataset goes with --weights or --model: a workdir knows its own")
     refuse(flag.force and flag.weights is None, "--force goes with --weights")
-    refuse(flag["step"].present and flag.weights is not None, "--step goes with --workdir: a file of weights has no steps")
+    refuse(flag.variables is not None and flag.model is None, "--variables goes with --model")
+    for name in ("step", "parameters"):
+        refuse(flag[name].present and flag.workdir is None, f"--{name} goes with --workdir: a file of weights has no such choice")
     missing = flag.workdir is not None and not pathlib.Path(flag.workdir).is_dir()
     refuse(missing, f"there are no checkpoints in {flag.workdir}: train there first, or give the --workdir of a run")
 
 
 def opened(flag: Any) -> "EvaluatedModel":
     """The model that the flags name."""
-    from experiments.runtime.models import from_weights, from_workdir
+    from experiments.runtime.models import attacked_in, from_model, from_weights, from_workdir
 
-    return from_weights(flag.weights, flag.dataset, flag.force) if flag.weights else from_workdir(flag.workdir, flag.step)
+    if flag.weights:
+        model = from_weights(flag.weights, flag.dataset, flag.force)
+    elif flag.model:
+        model = from_model(flag.model, flag.variables, flag.dataset)
+    else:
+        model = from_workdir(flag.workdir, flag.step, flag.parameters)
+    model = model if flag.seed is None else model._replace(seed=flag.seed)
+    return attacked_in(model, flag.norm, flag.eps is not None)
 
 
 def cache_settings(
@@ -108,17 +125,23 @@ def default_out(flag: Any, model: "EvaluatedModel", names: Sequence[str], texts:
     """WORKDIR/PROTOCOL_STEP.json or runs/WEIGHTS_PROTOCOL.json of robust accuracy, with _MEASURE... and _OPTION... of anything else."""
     from experiments.evaluation.options import flag_fields
     from experiments.evaluation.run import choose_measures
+    from experiments.runtime.storage import slug as slug_of
 
     fields = [flag_fields(own) for _, own in choose_measures(tuple(names), flag.protocol).values()]
+    own = [name for name in ("parameters", "norm", "seed", "classes") if flag[name].present]
     named = [name for name in texts if any(name in each and each[name].metadata["in_name"] for each in fields)]
-    parts = [*(() if list(names) == ["pgd"] else names), *(part for name in named for part in texts[name].split(","))]
+    parts = [
+        *(() if list(names) == ["pgd"] else names),
+        *(part for name in named for part in texts[name].split(",")),
+        *(f"{name}_{flag[name].value if name != 'classes' else '_'.join(flag.classes)}" for name in own),
+    ]
     folder, stem = (
-        (pathlib.Path("runs"), f"{model.name}_{flag.protocol}")
-        if flag.weights
-        else (pathlib.Path(flag.workdir), f"{flag.protocol}_{flag.step}")
+        (pathlib.Path(flag.workdir), f"{flag.protocol}_{flag.step}")
+        if flag.workdir
+        else (pathlib.Path("runs"), f"{slug_of(model.name)}_{flag.protocol}")
     )
-    slug = "_".join([stem, *parts]).replace(":", "_").replace("/", "_")
-    return folder / f"{slug}.json"
+    name = "_".join([stem, *parts]).replace(":", "_").replace("/", "_")
+    return folder / f"{name}.json"
 
 
 def parsed_eps(text: str | None) -> tuple[float, ...] | None:
@@ -139,10 +162,20 @@ def define_flags(argv: Sequence[str]) -> None:
     """Flags of the command line, and one for each option of the measures: those that come with the project, and those that argv names."""
     flags.DEFINE_string("workdir", None, "directory of a training")
     flags.DEFINE_string("weights", None, "instead of a workdir: a file of weights as the paper's authors released them")
-    flags.DEFINE_string("dataset", None, "with --weights: the data set to measure on")
+    flags.DEFINE_string(
+        "model", None, "instead of a workdir: package.module:make, a function (input_shape, num_classes) as config.network names it"
+    )
+    flags.DEFINE_string(
+        "variables", None, "with --model: file of its variables: .npz, .safetensors, .msgpack, orbax folder; else its initial ones"
+    )
+    flags.DEFINE_string("dataset", None, "with --weights or --model: the data set to measure on")
     flags.DEFINE_bool("force", False, "with --weights: measure even if weights are not finite")
     flags.DEFINE_list("measure", "pgd", "what to measure, one or several of those above")
     flags.DEFINE_string("step", "latest", "checkpoint: latest, best (robust validation accuracy) or a number")
+    flags.DEFINE_enum("parameters", "raw", ["raw", "averaged"], "of the checkpoint: as trained, or their moving average (config.ema_decay)")
+    flags.DEFINE_string("norm", None, "of the perturbations (default: that of the config); another one needs --eps")
+    flags.DEFINE_integer("seed", None, "of the random starts (default: that of the config)", lower_bound=0, upper_bound=2**32 - 1)
+    flags.DEFINE_list("classes", None, "measure images of these classes alone, by name or number (standard protocol)")
     flags.DEFINE_string("eps", None, "eps ladder, e.g. 0,0.1,8/255 (default: that of the config)")
     flags.DEFINE_integer("num_examples", None, "measure the first N images of the test split (standard protocol)")
     flags.DEFINE_integer(

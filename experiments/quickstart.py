@@ -19,6 +19,7 @@ from absl import flags
 from experiments.runtime.flags import run_command
 
 if TYPE_CHECKING:
+    from experiments.reports.records import Record
     from experiments.reports.results import Result
     from experiments.runtime.models import EvaluatedModel
 
@@ -46,7 +47,7 @@ def quickstart(workdir: pathlib.Path, tiny: bool = False) -> "list[Result]":
         evaluation = Evaluation(model, data.load_split(model.dataset, "test"))
         shown[method] = attacked_samples(evaluation, SHOWN, SHOWN_EPS)
     storage.save_text(workdir / "results.json", json.dumps([result.as_dict() for result in results], indent=1) + "\n")
-    curves = [figures.curve_of(result.method, result.records) for result in results]
+    curves = [figures.curve_of(result.method, accuracies_of(result)) for result in results]
     first = results[0]
     panel = f"{first.data['name']}, {first.n} test images, {first.protocol} protocol"
     accuracies = figures.curves_against_eps({panel: curves}, "accuracy", (0.0, 1.0), "trained by")
@@ -71,18 +72,23 @@ def evaluated(model: "EvaluatedModel", file: pathlib.Path, num_examples: int | N
             return result
         raise UserError(f"{file} is not the result of the checkpoint beside it: move it away, or give another --workdir")
     split = data.load_split(model.dataset, "test")
-    chosen = choose_measures(("pgd",), "standard", num_examples=num_examples, n=len(split.labels))
+    chosen = choose_measures(("pgd",), "standard", num_examples=num_examples, labels=split.labels)
     result, arrays = evaluate(Evaluation(model, split, quiet=False), chosen)
     results.write_result(result, arrays, file)
     return result
 
 
+def accuracies_of(result: "Result") -> "list[Record]":
+    """The accuracy of all classes together at each eps."""
+    return [record for record in result.records if record.metric in ("clean_accuracy", "robust_accuracy")]
+
+
 def table(results: "Sequence[Result]") -> str:
     """Method x eps, accuracy with its 95% interval."""
     first = results[0]
-    lines = ["method  " + "".join(f"eps {record['eps']:<18g}" for record in first.records).rstrip()]
+    lines = ["method  " + "".join(f"eps {record['eps']:<18g}" for record in accuracies_of(first)).rstrip()]
     for result in results:
-        values = [f"{r.value:.3f} [{r.ci95[0]:.3f}, {r.ci95[1]:.3f}]".ljust(22) for r in result.records if r.ci95]
+        values = [f"{r.value:.3f} [{r.ci95[0]:.3f}, {r.ci95[1]:.3f}]".ljust(22) for r in accuracies_of(result) if r.ci95]
         lines.append(f"{result.method:8}{''.join(values)}".rstrip())
     lines.append(f"Accuracy [95% interval], {first.n} test images of {first.data['name']} ({first.data['from']}), seed {first.seed}.")
     lines.append(first.measures["pgd"].description)

@@ -28,7 +28,13 @@ CONFIG = (
 def workdir(commands, tmp_path_factory):
     """A training by a defense, in a norm and on a map of that package."""
     where = tmp_path_factory.mktemp("outside")
-    commands.run("train", *CONFIG, "--config.attack.norm=made_up.norms:LowerHalf", "--workdir", where, **OUTSIDE)
+    norm = (
+        "--config.attack.norm=made_up.norms:LowerHalf",
+        "--config.eps=0.12",
+        "--config.attack.step_size=0.04",
+        "--config.evaluation.eps=0,0.1",
+    )
+    commands.run("train", *CONFIG, *norm, "--workdir", where, **OUTSIDE)
     return where
 
 

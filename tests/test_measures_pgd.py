@@ -86,13 +86,20 @@ def test_attacks_that_went_nowhere_or_too_far():
 
 
 def test_records(trained, digits):
-    outcome = pgd.Outcome(0.1, np.zeros(100, int), np.array([True] * 79 + [False] * 21))
-    record = pgd.record_of(PAPER, 200, "linf", outcome)
+    outcome = pgd.Outcome(0.1, np.array([0] * 79 + [1] * 20 + [-1]), np.array([True] * 79 + [False] * 21))
+    labels = np.array([0] * 99 + [2])
+    record, *by_class = pgd.records_of(PAPER, 200, "linf", outcome, labels, ("a", "b", "c"), None)
     assert record.value == 0.79 and record.n == 100 and record.metric == "robust_accuracy" and record["steps"] == 200
     np.testing.assert_allclose(record.ci95, wilson_interval(79, 100))
-    assert pgd.record_of(SHORT, 6, "linf", outcome._replace(eps=0.0)).metric == "clean_accuracy"
+    assert [(r["class"], r.n, r.value, r["predicted"]) for r in by_class] == [
+        ("a", 99, 79 / 99, {"a": 79, "b": 20}),
+        ("c", 1, 0.0, {"none": 1}),
+    ]
+    assert pgd.records_of(SHORT, 6, "linf", outcome._replace(eps=0.0), labels, ("a", "b", "c"), None)[0].metric == "clean_accuracy"
     found = pgd.run(Evaluation(trained, digits, (0.0, 0.1), 6), dataclasses.replace(PAPER, images=SHORT.images, steps=(1, 2)))
-    assert [(r.metric, r["eps"], r.get("steps")) for r in found.records] == [
+    overall = [record for record in found.records if record.metric != "class_accuracy"]
+    assert sum(record.n for record in found.records if record.has(metric="class_accuracy", eps=0.1, steps=2)) == 24
+    assert [(r.metric, r["eps"], r.get("steps")) for r in overall] == [
         ("clean_accuracy", 0.0, None),
         ("robust_accuracy", 0.1, 1),
         ("robust_accuracy", 0.1, 2),
@@ -135,3 +142,55 @@ def test_the_standard_protocol_is_as_strong_as_the_strongest_attack_known():
     evaluation = Evaluation(model, split, (0.35,), 50)
     (outcome,) = pgd.eps_outcomes(evaluation, pgd.MEASURE.presets["standard"], 150, evaluation.indices(PAPER.images))
     assert outcome.correct.mean() <= 0.01
+
+
+def test_stored_images_give_the_recorded_accuracy_and_lie_in_the_ball(trained, digits):
+    options = dataclasses.replace(SHORT, steps=(4,), save_examples=True)
+    found = pgd.run(Evaluation(trained, digits, EPS, 6), options)
+    examples = found.arrays["examples_4_steps"]
+    assert examples.shape == (4, 24, 28, 28, 1)
+    logits = jax.jit(jax.vmap(lambda x: trained.network.explain(trained.params, x).logits))
+    x = digits.images / np.float32(255)
+    accuracies = {r["eps"]: r.value for r in found.records if r.metric in ("clean_accuracy", "robust_accuracy")}
+    for e, eps in enumerate(EPS):
+        predicted = np.argmax(logits(examples[e]), axis=1)
+        np.testing.assert_array_equal(predicted, found.arrays["predictions_4_steps"][e])
+        assert np.sum(predicted == digits.labels) == round(24 * accuracies[eps])
+        assert np.abs(examples[e] - x).max() <= eps + 1e-6 and examples[e].min() >= 0 and examples[e].max() <= 1
+    assert accuracies[0.1] < accuracies[0.0]
+    without = pgd.run(Evaluation(trained, digits, EPS, 6), dataclasses.replace(options, save_examples=False))
+    np.testing.assert_array_equal(without.arrays["predictions_4_steps"], found.arrays["predictions_4_steps"])
+
+
+def test_a_targeted_attack_leads_to_its_class(trained, digits):
+    options = dataclasses.replace(SHORT, steps=(20,), restarts=1, target="3")
+    evaluation = Evaluation(trained, digits, (0.0, 0.3), 6)
+    found = pgd.run(evaluation, options)
+    assert 3 not in found.arrays["labels"] and len(found.arrays["labels"]) == np.sum(digits.labels != 3)
+    (reached,) = [record for record in found.records if record.metric == "target_reached"]
+    predictions = found.arrays["predictions_20_steps"][-1]
+    assert reached.value == np.mean(predictions == 3) > 0.5 and reached["target"] == "3"
+    free = pgd.run(evaluation, dataclasses.replace(options, target=None))
+    assert np.mean(free.arrays["predictions_20_steps"][-1] == 3) < reached.value
+    with pytest.raises(UserError, match="--target=ten: the classes are 0, 1"):
+        pgd.check(evaluation, dataclasses.replace(options, target="ten"))
+
+
+def test_the_report_has_classes_targets_and_confusion(trained, digits):
+    """From the records alone."""
+    from test_reports import entry
+
+    found = pgd.run(Evaluation(trained, digits, (0.0, 0.3), 6), dataclasses.replace(SHORT, steps=(3,), target="3"))
+    plain = pgd.run(Evaluation(trained, digits, (0.0, 0.3), 6), dataclasses.replace(SHORT, steps=(3,)))
+    shown = entry("network")
+    shown = shown._replace(result=dataclasses.replace(shown.result, records=[*plain.records, *[r for r in found.records if r["eps"] > 0]]))
+    tables = {table.name: table for table in pgd.tables("Accuracy", [shown])}
+    assert set(tables) == {"accuracy", "accuracy_by_class", "target_reached"}
+    assert len(tables["accuracy"].rows) == 1 and len(tables["accuracy_by_class"].rows) == 10
+    names = tuple("0123456789")
+    (_, clean), (_, attacked) = pgd.confusion(pgd.without_targets(shown), names)
+    counts = np.zeros((10, 10))
+    np.add.at(counts, (digits.labels, plain.arrays["predictions_3_steps"][0]), 1)
+    np.testing.assert_allclose(clean, counts / np.bincount(digits.labels, minlength=10)[:, None])
+    assert np.trace(attacked) < np.trace(clean)
+    assert [picture.name for picture in pgd.pictures([shown], names)] == ["accuracy_against_eps", "confusion"]

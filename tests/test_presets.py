@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments.evaluation import options
-from experiments.evaluation.examples import First, choose_images
+from experiments.evaluation.examples import First, choose_images, class_index
 from experiments.evaluation.measures import MEASURES, find_measure
 from experiments.evaluation.options import MeasureOptions, option
 from experiments.evaluation.presets import PROTOCOLS, Protocol, options_of
@@ -42,7 +42,14 @@ def test_a_drawn_target_is_never_the_label():
 
 
 def test_choosing_images():
-    np.testing.assert_array_equal(choose_images(First(), 7, 50).indices(50), np.arange(7))
+    labels = np.arange(50) % 4
+    np.testing.assert_array_equal(choose_images(First(), 7, labels).indices(50), np.arange(7))
+    assert choose_images(First(9), None, labels) == First(9)
+    np.testing.assert_array_equal(choose_images(First(), None, labels, (1, 3)).indices(50), np.arange(1, 50, 2))
+    np.testing.assert_array_equal(choose_images(First(), 3, labels, (1, 3)).indices(50), [1, 3, 5])
+    assert choose_images(First(200), None, labels, (0,)).most == 200
+    with pytest.raises(UserError, match=r"--classes: the test split has no image of them, \(7,\)"):
+        choose_images(First(), None, labels, (7,))
     assert len(First().indices(5000)) == 5000 and len(First(200).indices(5000)) == 200 and len(First(200).indices(24)) == 24
     assert First().target_offsets(50, 10) is None
     for images, n, message in (
@@ -51,7 +58,15 @@ def test_choosing_images():
         (First(), 0, r"must be in 1\.\.50"),
     ):
         with pytest.raises(UserError, match=message):
-            choose_images(images, n, 50)
+            choose_images(images, n, labels)
+
+
+def test_a_class_by_name_or_number():
+    names = ("cat", "dog", "7")
+    assert [class_index(text, names, "classes") for text in ("dog", "0", "7")] == [1, 0, 2]
+    for text in ("owl", "3", "-1"):
+        with pytest.raises(UserError, match=rf"--target={text}: the classes are cat, dog, 7, or 0 \.\. 2"):
+            class_index(text, names, "target")
 
 
 def test_every_measure_has_a_preset_for_every_protocol():

@@ -138,6 +138,7 @@ def make(variant: str, overrides: Mapping[str, Any], **switches: Mapping[str, An
     known = {"tiny": TINY, **switches}
     for name in chosen:
         refuse(name not in known, f"unknown switch {name!r} in the config variant: there is {', '.join(sorted(known))}, as in :int,tiny")
+    refuse_lengths_of_another_norm(FIELDS["attack.norm"].default, overrides.get("attack.norm", FIELDS["attack.norm"].default), overrides)
     values = {name: field.default for name, field in FIELDS.items()} | dict(overrides) | {"method": method}
     for name in chosen:
         values |= known[name]
@@ -163,6 +164,7 @@ def load_config(given: str, overrides: Sequence[str] = ()) -> ml_collections.Con
         variant = ",".join([pairs.pop("method"), *variant.split(",")[1:]])
     with user_code(path):
         config = get_config(variant)
+    refuse_lengths_of_another_norm(config.attack.norm, pairs.get("attack.norm", config.attack.norm), pairs)
     for field, text in pairs.items():
         kind = _kind_of(field, config)
         *parents, last = field.split(".")
@@ -291,6 +293,18 @@ def _check_together(values: Mapping[str, Any], num_devices: int) -> None:
     refuse(
         batch % num_devices != 0,
         f"config.batch_size = {batch}: must be divisible by the number of devices, {num_devices}: {fitting} would do",
+    )
+
+
+LENGTHS = ("eps", "attack.step_size", "evaluation.eps")  # in the norm of the attack
+
+
+def refuse_lengths_of_another_norm(before: str, norm: str, given: Mapping[str, Any]) -> None:
+    """Refuses another norm without lengths in it: 0.3 is a small l2 length and a large l-inf one."""
+    missing = [name for name in LENGTHS if name not in given]
+    refuse(
+        norm != before and bool(missing),
+        f"config.attack.norm = {norm!r}: {', '.join(missing)} would stay lengths in {before}: give them, too",
     )
 
 

@@ -59,7 +59,7 @@ def folder(text: str) -> Dataset:
 
 def tfds(text: str) -> Dataset:
     """A data set of tfds (see `experiments.data.tfds_any`)."""
-    return Dataset(*tfds_any.describe(text), functools.partial(tfds_any.load, text))
+    return Dataset(*tfds_any.describe(text), functools.partial(tfds_any.load_tfds, text))
 
 
 SOURCES: dict[str, Callable[[str], Dataset]] = {"npz": npz, "folder": folder, "tfds": tfds}  # kind:place, of data of one's own
@@ -77,7 +77,7 @@ def find_dataset(name: str) -> Dataset:
     if kind in SOURCES and place:
         return SOURCES[kind](place)
     found = find(DATASETS, name, "data set")
-    return found if isinstance(found, Dataset) else from_function(name, found)
+    return found if isinstance(found, Dataset) else of_function(name, found)
 
 
 @functools.lru_cache(maxsize=4)
@@ -100,7 +100,7 @@ def arrays_of(
     return images, labels, classes
 
 
-def from_function(name: str, function: Any) -> Dataset:
+def of_function(name: str, function: Any) -> Dataset:
     """The data set of a function `split -> (images, labels)` of one's own."""
     refuse(not callable(function), f"data set {name!r}: it must be an experiments.data.Dataset, or a function of the name of a split")
     images, _, classes = arrays_of(name, function, "train")

@@ -43,7 +43,7 @@ def read_folder(text: str) -> tuple[tuple[int, int, int], tuple[str, ...], dict[
         raise UserError(f"folder:{place}: {error}") from error
     everything = [file for split in SPLITS for file, _ in files[split]]
     shape = shape_of(everything, size, f"folder:{text}")
-    return shape, classes, {split: functools.partial(load, text, files[split], shape, split) for split in SPLITS}
+    return shape, classes, {split: functools.partial(load_folder, text, files[split], shape, split) for split in SPLITS}
 
 
 def files_of(root: pathlib.Path) -> tuple[tuple[str, ...], Files]:
@@ -131,7 +131,9 @@ def shape_of(files: Sequence[pathlib.Path], size: tuple[int, int] | None, name: 
     return height, width, 1 if gray else 3
 
 
-def load(text: str, files: Sequence[tuple[pathlib.Path, int]], shape: tuple[int, int, int], split: str, data_dir: str | None) -> Split:
+def load_folder(
+    text: str, files: Sequence[tuple[pathlib.Path, int]], shape: tuple[int, int, int], split: str, data_dir: str | None
+) -> Split:
     """A split, in memory where it fits."""
     from PIL import Image
 

@@ -44,7 +44,7 @@ def describe(text: str) -> tuple[tuple[int, int, int], tuple[str, ...]]:
     return (*(size or (height, width)), channels), tuple(features["label"].names)
 
 
-def load(text: str, split: str, data_dir: str | None) -> Split:
+def load_tfds(text: str, split: str, data_dir: str | None) -> Split:
     """A split, in memory where it fits."""
     import tensorflow_datasets as tfds
 

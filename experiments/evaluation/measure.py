@@ -26,6 +26,7 @@ class Measure(NamedTuple):
     presets: protocol -> its options, a `MeasureOptions`.
     run: `(evaluation, options) -> Measured`.
     columns: (heading, field of a record), of the table that `evaluate` prints, and of the report unless `tables` makes others.
+    printed: metrics of the records in that table; empty for all.
     describe: options -> one sentence on how it is measured.
     check: `(evaluation, options)`, raises a `UserError` for options that do not fit the model, before anything is measured.
     tables: `(title, entries) -> tables` of the report; None for one table of `columns`.
@@ -36,6 +37,7 @@ class Measure(NamedTuple):
     presets: Mapping[str, Any]
     run: Callable[[Evaluation, Any], Measured]
     columns: tuple[tuple[str, str], ...]
+    printed: tuple[str, ...] = ()
     describe: Callable[[Any], str] = lambda options: ""
     check: Callable[[Evaluation, Any], None] = lambda evaluation, options: None
     tables: Callable[[str, Sequence[Entry]], list[Table]] | None = None

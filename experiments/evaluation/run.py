@@ -27,7 +27,12 @@ class Chosen(NamedTuple):
 
 
 def choose_measures(
-    names: tuple[str, ...], protocol: str = "standard", given: Mapping[str, str] | None = None, num_examples: int | None = None, n: int = 0
+    names: tuple[str, ...],
+    protocol: str = "standard",
+    given: Mapping[str, str] | None = None,
+    num_examples: int | None = None,
+    labels: np.ndarray | None = None,
+    classes: tuple[int, ...] = (),
 ) -> dict[str, Chosen]:
     """Measures with their options, by name.
 
@@ -35,7 +40,9 @@ def choose_measures(
       names: of measures, or `package.module:attribute`.
       protocol: a key of `PROTOCOLS`, or `package.module:attribute`.
       given: flag -> text, instead of the preset's values.
-      num_examples: only the first ones of a test split of n.
+      num_examples: only so many of the first images.
+      labels: of the test split, for `num_examples` and `classes`.
+      classes: only images of these.
 
     Raises:
       UserError: for unknown names, and options that none of the measures has or that are not valid.
@@ -46,8 +53,8 @@ def choose_measures(
     chosen = {}
     for name, measure in measures.items():
         own = options.with_flags(presets[name], given or {})
-        if num_examples is not None:
-            own = dataclasses.replace(own, images=examples.choose_images(own.images, num_examples, n))
+        if labels is not None:
+            own = dataclasses.replace(own, images=examples.choose_images(own.images, num_examples, labels, classes))
         chosen[name] = Chosen(measure, own)
     return chosen
 

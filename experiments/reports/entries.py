@@ -97,9 +97,10 @@ def _result_files(given: pathlib.Path) -> list[pathlib.Path]:
 
 
 def identity(result: Result) -> str:
-    """What tells one network from another: the checksums of its parameters."""
+    """What tells one network from another: the checksums of its parameters, and which of a checkpoint's it has."""
     provenance = result.provenance
-    return json.dumps(provenance["weights"]["sha256"] if "weights" in provenance else provenance["checkpoint"]["sha256"], sort_keys=True)
+    checksums = provenance["weights"]["sha256"] if "weights" in provenance else provenance["checkpoint"]["sha256"]
+    return json.dumps([checksums, provenance.get("parameters", "raw")], sort_keys=True)
 
 
 def _unique_labels(loaded: Sequence[Result]) -> dict[str, str]:

@@ -71,6 +71,25 @@ def curves_against_eps(panels: Mapping[str, Sequence[Curve]], y_label: str, y_ra
     return figure
 
 
+def matrices(panels: Mapping[str, np.ndarray], names: Sequence[str], x_label: str, y_label: str) -> "Figure":
+    """Matrices of proportions, two in a row, with the percentages in the cells."""
+    rows = -(-len(panels) // 2)
+    figure, all_axes = subplots(rows, 2, 11.0, 4.6 * rows)
+    for axes in all_axes.flat:
+        axes.set_axis_off()
+    for axes, (title, matrix) in zip(all_axes.flat, panels.items(), strict=False):
+        axes.set_axis_on()
+        axes.imshow(matrix, vmin=0, vmax=1, cmap="Blues")
+        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+        axes.set_yticks(range(len(names)), names, fontsize=7)
+        axes.set(xlabel=x_label, ylabel=y_label)
+        axes.set_title(title, fontsize=10)
+        for (i, j), value in np.ndenumerate(matrix):
+            if value > 0:
+                axes.text(j, i, f"{100 * value:.0f}", ha="center", va="center", fontsize=6, color="white" if value > 0.5 else "black")
+    return figure
+
+
 def panels_by_protocol(entries: Sequence[Entry], curves: Callable[[Entry], Iterable[Curve]]) -> dict[str, list[Curve]]:
     """The curves of all entries, a panel for each protocol."""
     panels: dict[str, list[Curve]] = {}

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments.reports.entries import Entry, by_label
-from experiments.reports.records import Record
+from experiments.reports.records import OUTCOMES, Record
 from experiments.runtime.errors import refuse
 from experiments.runtime.storage import slug
 
@@ -101,7 +101,7 @@ def eps_table(
             key = (entry.label, entry.protocol, *(field_text(record, field) for _, field in columns))
             by_eps = lines.setdefault(key, {each["eps"]: each for each in shared})
             other = by_eps.setdefault(record["eps"], record)
-            differing = [field for field in record.settings if record[field] != other.get(field)]
+            differing = [field for field in record.settings if record[field] != other.get(field) and field not in OUTCOMES]
             refuse(
                 bool(differing),
                 f"two results have {metric} of {entry.label} at eps {record['eps']:g} under the {entry.protocol} protocol, with other"

@@ -1,21 +1,27 @@
 """A result as text, as `evaluate` prints it."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from experiments.reports.records import Record
 from experiments.reports.results import Result
 from experiments.reports.tables import field_text
 
 
-def result_text(result: Result, columns: Mapping[str, tuple[str, Sequence[tuple[str, str]]]]) -> str:
-    """Everything in a result, a block for each measure, and where it comes from.
+class Printed(NamedTuple):
+    """What is printed of a measure: its title, columns (heading, field of a record), and metrics; without metrics all."""
 
-    columns: measure -> (title, (heading, field of a record)).
-    """
+    title: str
+    columns: Sequence[tuple[str, str]]
+    metrics: Sequence[str] = ()
+
+
+def result_text(result: Result, measures: Mapping[str, Printed]) -> str:
+    """What a result says, a block for each measure, and where it comes from."""
     blocks = []
     for name, info in result.measures.items():
-        title, fields = columns[name]
-        records = [record for record in result.records if record.measure == name]
+        title, fields, metrics = measures[name]
+        records = [record for record in result.records if record.measure == name and (not metrics or record.metric in metrics)]
         heading = f"{title}. {info.description}" if info.description else title
         blocks.append("\n".join([heading, *aligned(rows_of(records, fields))]))
     counts = ", ".join(f"{measure} {info.n}" for measure, info in result.measures.items())

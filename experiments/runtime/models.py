@@ -10,11 +10,12 @@ from flax import nnx
 
 from experiments import data
 from experiments.configs import base
-from experiments.runtime.checkpoints import Checkpoints
+from experiments.runtime.checkpoints import Checkpoints, fingerprint
 from experiments.runtime.errors import UserError, one_line, refuse, warn
 from experiments.runtime.names import find
 from experiments.runtime.variables import flat_arrays, in_order_of, read_variables
 from irob import paper
+from irob.attacks import BALLS
 from irob.models import NETWORKS, create, from_linen, from_nnx
 from irob.types import Model, Params
 
@@ -130,6 +131,43 @@ def from_weights(file: str, dataset: str | None, force: bool = False) -> Evaluat
     provenance = {"network": released.network, "weights": weights, "config": None}
     network, ladder = create(released.network, shape, released.num_classes), tuple(config.evaluation.eps)
     return EvaluatedModel(pathlib.Path(file).stem, network, released.params, dataset, config.attack.norm, ladder, config.seed, provenance)
+
+
+def from_model(name: str, variables: str | None, dataset: str | None) -> EvaluatedModel:
+    """A model of one's own, trained by anybody.
+
+    Args:
+      name: package.module:make, as `config.network` takes it, or a row of `NETWORKS`.
+      variables: file of its variables; None for those that its `init` gives.
+      dataset: what it is evaluated on.
+
+    Raises:
+      UserError: if there is no such model, or the file does not fit it.
+    """
+    if dataset is None:
+        raise UserError(f"--model {name} needs --dataset, one of {', '.join(data.DATASETS)}, or data of your own")
+    config = base.load_config(f"{dataset}:normal") if dataset in data.DATASETS else base.make("normal", {"dataset": dataset})
+    config.network = name
+    network = build_network(config)
+    params = network.initial_params(config.seed) if variables is None else params_from(variables, network, config.seed)
+    weights = {"file": variables or f"initial parameters of {name}", "sha256": fingerprint(params), "not_finite": []}
+    provenance = {"network": name, "weights": weights, "config": None}
+    short = name.rpartition(":")[2] if variables is None else pathlib.Path(variables).stem
+    return EvaluatedModel(short, network, params, dataset, config.attack.norm, tuple(config.evaluation.eps), config.seed, provenance)
+
+
+def attacked_in(model: EvaluatedModel, norm: str | None, eps_given: bool) -> EvaluatedModel:
+    """A model whose perturbations are measured in another norm.
+
+    Raises:
+      UserError: for an unknown norm, and for the radii of one norm in another.
+    """
+    if norm is None or norm == model.norm:
+        return model
+    find(BALLS, norm, "norm")
+    ladder = ", ".join(f"{eps:g}" for eps in model.eps)
+    refuse(not eps_given, f"--norm={norm}: the radii of this model, {ladder}, are lengths in {model.norm}: give --eps")
+    return model._replace(norm=norm)
 
 
 def released_weights(file: str) -> tuple[paper.ReleasedWeights, str]:

@@ -72,7 +72,7 @@ def flat_arrays(tree: Any) -> dict[str, np.ndarray]:
 
 
 def _npz(path: pathlib.Path, like: Any) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as arrays:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         return dict(arrays)
 
 

@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import data
 from experiments.data import to_unit
 from experiments.evaluation.attacks import ATTACKS, OBJECTIVES, check_perturbations, clean_predictions, perturbation
 from experiments.evaluation.engine import Check, Evaluation, predicted_class
-from experiments.evaluation.examples import First
+from experiments.evaluation.examples import First, class_index
 from experiments.evaluation.measure import Measure, Measured
 from experiments.evaluation.options import MeasureOptions, option
 from experiments.reports import figures
@@ -26,7 +27,7 @@ from experiments.reports.records import Record, proportion_record
 from experiments.reports.tables import Table, eps_table
 from experiments.runtime import devices
 from experiments.runtime.names import find
-from experiments.runtime.values import boolean, distinct, integer, row_of, several
+from experiments.runtime.values import boolean, distinct, integer, nonempty_text, optional, row_of, several
 from irob.attacks import BALLS
 from irob.losses import margin_loss
 from irob.paper import PaperDraw
@@ -46,6 +47,13 @@ class Options(MeasureOptions):
         (150,), distinct(several(integer(1), 1)), "steps of each restart, one number or several for a comparison"
     )
     nested: bool = option(True, boolean(), "broken at a smaller eps counts as broken at every larger one")
+    target: str | None = option(
+        None,
+        optional(nonempty_text()),
+        "a class, by name or number: the attacks lead there (images of that class are left out)",
+        in_name=True,
+    )
+    save_examples: bool = option(False, boolean(), "store the attacked images in the .npz file, and the first ones as PNG files")
 
 
 def describe(options: Options) -> str:
@@ -62,6 +70,7 @@ def describe(options: Options) -> str:
     ]
     sizes = f" of {settings['step_sizes']}" if isinstance(settings.get("step_sizes"), str) else ""
     what = f"{options.attack} on {' and on '.join(options.objectives)}, {starts}, {'/'.join(map(str, options.steps))} steps{sizes}"
+    what += f", towards class {options.target}" if options.target is not None else ""
     return f"Attack: {what}; {'worst case over ' + ', '.join(over) if over else 'last iterate'}."
 
 
@@ -72,54 +81,82 @@ class PredictionAttack(NamedTuple):
     attack: str
     objective: str
     num_steps: int
+    target: int | None = None
+    keeps_images: bool = False
 
 
 class Outcome(NamedTuple):
-    """Of one eps: the class of each image under the whole attack (-1: no class), and whether it is correct, `[n]`."""
+    """Of one eps: the class of each image under the whole attack (-1: no class), whether it is correct, `[n]`, and the attacked images, if kept."""
 
     eps: float
     predictions: np.ndarray
     correct: np.ndarray
+    images: np.ndarray | None = None
+
+
+def check(evaluation: Evaluation, options: Options) -> None:
+    """Refuses a target that is no class."""
+    target_of(evaluation, options)
+
+
+def target_of(evaluation: Evaluation, options: Options) -> int | None:
+    """The class that the attacks lead to."""
+    names = data.find_dataset(evaluation.dataset).classes
+    return None if options.target is None else class_index(options.target, names, "target")
 
 
 def run(evaluation: Evaluation, options: Options) -> Measured:
     """Accuracy at every eps, for every number of steps."""
-    indices = evaluation.indices(options.images)
+    indices, target = evaluation.indices(options.images), target_of(evaluation, options)
+    if target is not None:
+        indices = indices[evaluation.split.labels[indices] != target]
+    names = data.find_dataset(evaluation.dataset).classes
     records: list[Record] = []
     arrays = {"indices": indices, "labels": evaluation.split.labels[indices], "eps": np.array(evaluation.eps)}
     for num_steps in options.steps:
         outcomes = list(eps_outcomes(evaluation, options, num_steps, indices))
-        records += [record_of(options, num_steps, evaluation.norm, outcome) for outcome in outcomes if outcome.eps or not records]
+        for outcome in outcomes:
+            found = records_of(options, num_steps, evaluation.norm, outcome, arrays["labels"], names, target)
+            records += found[0 if outcome.eps or num_steps == options.steps[0] else 1 :]  # one clean accuracy
         arrays[f"predictions_{num_steps}_steps"] = np.stack([outcome.predictions for outcome in outcomes])
+        if options.save_examples:
+            arrays[f"examples_{num_steps}_steps"] = np.stack([outcome.images for outcome in outcomes if outcome.images is not None])
     return Measured(records, arrays)
 
 
 def eps_outcomes(evaluation: Evaluation, options: Options, num_steps: int, indices: np.ndarray) -> Iterator[Outcome]:
     """The outcome at each eps, ascending. Within one eps, later attacks see only the images that are still classified correctly."""
-    labels = evaluation.split.labels[indices]
+    labels, target = evaluation.split.labels[indices], target_of(evaluation, options)
     clean = current = clean_predictions(evaluation, indices)
+    kept = options.save_examples
+    shown = shown_clean = np.array(to_unit(evaluation.split.fetch(indices)[0])) if kept else None
     for eps in evaluation.eps:
         if eps > 0:
             predictions = (current if options.nested else clean).copy()
+            images = None if not kept else np.array(shown if options.nested else shown_clean)
             for objective in options.objectives:
-                attempt = PredictionAttack(evaluation.norm, options.attack, objective, num_steps)
+                attempt = PredictionAttack(evaluation.norm, options.attack, objective, num_steps, target, kept)
                 for restart in range(options.restarts):
-                    left = np.flatnonzero(predictions == labels)
+                    left = np.flatnonzero(predictions == labels if target is None else predictions != target)
                     if len(left):
-                        predictions[left] = predictions_after_restart(evaluation, attempt, restart, eps, indices[left])
-            current = predictions
-        yield Outcome(eps, current, current == labels)
+                        found = after_restart(evaluation, attempt, restart, eps, indices[left])
+                        predictions[left] = found["predictions"]
+                        if images is not None:
+                            images[left] = found["examples"]
+            current, shown = predictions, images
+        yield Outcome(eps, current, current == labels, shown)
 
 
-def predictions_after_restart(
+def after_restart(
     evaluation: Evaluation, attempt: PredictionAttack, restart: int, eps: float, indices: np.ndarray
-) -> np.ndarray:
-    """The class of images under one restart of one objective, `[n]`."""
+) -> dict[str, np.ndarray]:
+    """What one restart of one objective does to images: `predictions [n]`, and `examples [n, H, W, c]` if they are kept."""
     shared = (np.float32(eps), evaluation.random_key(zlib.crc32(attempt.objective.encode()), restart))
-    label = f"pgd {attempt.objective} {attempt.num_steps} steps, restart {restart}, eps {eps:.9g}"
+    towards = "" if attempt.target is None else f" to {attempt.target}"
+    label = f"pgd {attempt.objective}{towards} {attempt.num_steps} steps, restart {restart}, eps {eps:.9g}"
     found = evaluation.map_examples(label, prediction_attack_check, attempt, shared, indices)
     check_perturbations(found, eps, attempt.norm, attempt.objective)
-    return found["predictions"]
+    return found
 
 
 @functools.lru_cache
@@ -139,37 +176,53 @@ def prediction_attack_check(network: Model, attempt: PredictionAttack) -> Check:
         def one(x: Image, label: Label, index: Array) -> dict[str, Any]:
             def objective(x_adv: Image) -> tuple[Scalar, Scalar]:
                 logits = explain(x_adv).logits
+                if attempt.target is not None:
+                    return -loss(logits, attempt.target), -margin_loss(logits, attempt.target)
                 return loss(logits, label), margin_loss(logits, label)
 
             x_adv = attack(objective, ball, x, key=jax.random.fold_in(key, index), num_steps=attempt.num_steps).x_adv
-            return {"predictions": predicted_class(network.explain(params, x_adv).logits), **perturbation(ball, x, x_adv)}
+            examples = {"examples": x_adv} if attempt.keeps_images else {}
+            return {"predictions": predicted_class(network.explain(params, x_adv).logits), **perturbation(ball, x, x_adv), **examples}
 
         return jax.vmap(one)(to_unit(images), labels, indices)
 
     return devices.pmap_full_precision(check)
 
 
-def record_of(options: Options, num_steps: int, norm: str, outcome: Outcome) -> Record:
-    """One line of the results."""
-    if outcome.eps == 0:
-        return proportion_record("clean_accuracy", outcome.correct, eps=0.0)
-    return proportion_record(
-        "robust_accuracy",
-        outcome.correct,
-        attack=options.attack,
-        norm=norm,
-        eps=outcome.eps,
-        objectives=list(options.objectives),
-        steps=num_steps,
-        restarts=options.restarts,
-    )
+def records_of(
+    options: Options, num_steps: int, norm: str, outcome: Outcome, labels: np.ndarray, names: Sequence[str], target: int | None
+) -> list[Record]:
+    """Accuracy at one eps, the proportion that a targeted attack leads to its class, and the accuracy of each class with what is predicted there."""
+    settings: dict[str, Any] = {
+        "attack": options.attack,
+        "norm": norm,
+        "eps": outcome.eps,
+        "objectives": list(options.objectives),
+        "steps": num_steps,
+        "restarts": options.restarts,
+        **({} if target is None else {"target": names[target]}),
+    }
+    attacked = outcome.eps > 0
+    clean = lambda: proportion_record("clean_accuracy", outcome.correct, eps=0.0)  # noqa: E731
+    records = [proportion_record("robust_accuracy", outcome.correct, **settings) if attacked else clean()]
+    if target is not None and attacked:
+        records.append(proportion_record("target_reached", outcome.predictions == target, **settings))
+    for c in np.unique(labels):
+        of_class = labels == c
+        found, counts = np.unique(outcome.predictions[of_class], return_counts=True)
+        predicted = {names[p] if p >= 0 else "none": int(count) for p, count in zip(found, counts, strict=True)}
+        by_class = {**settings, "class": names[c], "predicted": predicted}
+        records.append(proportion_record("class_accuracy", outcome.correct[of_class], **by_class))
+    return records
 
 
 # --- report ---------------------------------------------------------------------------------------------------------------------------------
 
 
 PRINTED_COLUMNS = (("eps", "eps"), ("steps", "steps"), ("n", "n"), ("accuracy", "value"), ("95% interval", "ci95"))
+PRINTED = ("clean_accuracy", "robust_accuracy")
 REPORT_COLUMNS = (("attack", "attack"), ("norm", "norm"), ("steps", "steps"), ("n", "n"))  # and one for each eps
+MOST_CLASSES = 20  # in tables and figures of the report; result files have all
 
 
 def tables(title: str, entries: Sequence[Entry]) -> list[Table]:
@@ -179,7 +232,25 @@ def tables(title: str, entries: Sequence[Entry]) -> list[Table]:
         *disagreement(entries),
     ]
     metrics = ("robust_accuracy", "clean_accuracy")
-    return [eps_table("accuracy", f"{title} against eps", REPORT_COLUMNS, entries, *metrics, notes=notes)]
+    untargeted = [without_targets(entry) for entry in entries]
+    found = [eps_table("accuracy", f"{title} against eps", REPORT_COLUMNS, untargeted, *metrics, notes=notes)]
+    columns = (("class", "class"), *REPORT_COLUMNS)
+    few = [entry for entry in untargeted if 0 < len({record["class"] for record in entry.records("class_accuracy")}) <= MOST_CLASSES]
+    if few:
+        by_class = "Proportion of the images of a class that are classified correctly; result files say what is predicted instead."
+        found.append(eps_table("accuracy_by_class", "Accuracy of each class", columns, few, "class_accuracy", notes=[by_class]))
+    targeted = [entry for entry in entries if entry.records("target_reached")]
+    if targeted:
+        reached = "Proportion of the images of other classes that the attack leads to the target."
+        columns = (("target", "target"), *REPORT_COLUMNS)
+        found.append(eps_table("target_reached", "Targeted attacks", columns, targeted, "target_reached", notes=[reached]))
+    return found
+
+
+def without_targets(entry: Entry) -> Entry:
+    """An entry without the records of targeted attacks."""
+    kept = [record for record in entry.result.records if record.get("target") is None]
+    return entry._replace(result=dataclasses.replace(entry.result, records=kept))
 
 
 def disagreement(entries: Sequence[Entry]) -> list[str]:
@@ -211,8 +282,38 @@ def pictures(entries: Sequence[Entry], classes: Sequence[str]) -> list[figures.P
         records = entry.records("clean_accuracy") + [record for record in attacked if record["steps"] == most]
         return [figures.curve_of(entry.label, records)]
 
-    figure = figures.curves_against_eps(figures.panels_by_protocol(entries, curves), "accuracy", (0, 1), "network")
-    return [figures.Picture("accuracy_against_eps", figure, "Accuracy under attack, 95% bands.")]
+    untargeted = [without_targets(entry) for entry in entries]
+    figure = figures.curves_against_eps(figures.panels_by_protocol(untargeted, curves), "accuracy", (0, 1), "network")
+    found = [figures.Picture("accuracy_against_eps", figure, "Accuracy under attack, 95% bands.")]
+    matrices = {f"{entry.label}, {entry.protocol}, {text}": matrix for entry in untargeted for text, matrix in confusion(entry, classes)}
+    if matrices and len(classes) <= MOST_CLASSES:
+        drawn = figures.matrices(dict(list(matrices.items())[:MOST_MATRICES]), classes, "predicted", "class")
+        found.append(
+            figures.Picture("confusion", drawn, "What is predicted (columns) of the images of each class (rows), in percent of the row.")
+        )
+    return found
+
+
+MOST_MATRICES = 8
+
+
+def confusion(entry: Entry, classes: Sequence[str]) -> list[tuple[str, np.ndarray]]:
+    """Two matrices `[C, C]` of proportions by row, with their names: clean, and under attack at the eps whose accuracy is nearest to a half."""
+    overall = {record["eps"]: abs((record.value or 0.0) - 0.5) for record in entry.records("robust_accuracy")}
+    chosen = [("clean", 0.0), *([(f"eps {(eps := min(overall, key=overall.__getitem__)):.4g}", eps)] if overall else [])]
+    found = []
+    for text, eps in chosen:
+        records = entry.records("class_accuracy", eps=eps)
+        most = max((record.get("steps", 0) for record in records), default=0)
+        matrix = np.zeros((len(classes), len(classes)))
+        for record in records:
+            if record.get("steps", 0) == most:
+                for name, count in record["predicted"].items():
+                    if name in classes:
+                        matrix[classes.index(record["class"]), classes.index(name)] = count / record.n
+        if records:
+            found.append((text, matrix))
+    return found
 
 
 MEASURE = Measure(
@@ -230,6 +331,8 @@ MEASURE = Measure(
     },
     run=run,
     columns=PRINTED_COLUMNS,
+    printed=(*PRINTED, "target_reached"),
+    check=check,
     describe=describe,
     tables=tables,
     figures=pictures,
