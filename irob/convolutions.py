@@ -22,23 +22,31 @@ ROWS_PER_BAND = 2  # output rows computed by one dense matrix
 MIN_FAST_CHANNELS = 17  # below, XLA's CPU backend has no fast convolution
 MAX_EXTRA_FLOPS = 4  # multiply-adds of a fast convolution over those of the slow one, up to which it is faster
 MAX_DENSE_FLOPS = 1.5  # multiply-adds of the dense matrix over those of the convolution, up to which it is faster
+Padding = tuple[tuple[int, int], tuple[int, int]]  # (before, after) along height and width
 Convolution = Callable[[Float[Array, "H W I"]], Float[Array, "h w O"]]
 
 
-def specialize(kernel: Kernel, bias: Float[Array, " O"], stride: int, input_size: tuple[int, int]) -> Convolution:
-    """`x -> conv(x, kernel) + bias` with SAME padding, in the fastest form for this device. What depends on the kernel alone is computed now.
+def specialize(
+    kernel: Kernel, bias: Float[Array, " O"], stride: int, input_size: tuple[int, int], padding: Padding | None = None
+) -> Convolution:
+    """`x -> conv(x, kernel) + bias` in the fastest form for this device. What depends on the kernel alone is computed now.
 
     Args:
       kernel: `[kh, kw, I, O]`.
       bias: `[O]`.
       stride: the same along both axes.
       input_size: (H, W) of the inputs.
+      padding: (before, after) along height and width; None for SAME.
 
     Returns:
       A function `[H, W, I] -> [h, w, O]`, differentiable to any order in x, kernel and bias.
     """
+    if padding == padding_of(None, input_size, kernel, stride):
+        padding = None
     if not on_cpu():
-        return lambda x: conv(x, kernel, stride) + bias
+        return lambda x: conv(x, kernel, stride, padding) + bias
+    if padding is not None:
+        return lambda x: conv_with_explicit_gradients(x, kernel, stride, padding) + bias
     if max(kernel.shape[2:]) < MIN_FAST_CHANNELS and _divides(stride, input_size, kernel):
         return lambda x: strided_conv_as_matmul(x, kernel, stride) + bias
     if stride == 1 and input_size[0] * input_size[1] <= MAX_DENSE_FLOPS * kernel.shape[0] * kernel.shape[1]:
@@ -47,9 +55,22 @@ def specialize(kernel: Kernel, bias: Float[Array, " O"], stride: int, input_size
     return lambda x: conv_with_explicit_gradients(x, kernel, stride) + bias
 
 
-def conv(x: Float[Array, "H W I"], kernel: Kernel, stride: int) -> Float[Array, "h w O"]:
-    """XLA's own convolution, padding SAME."""
-    return _conv(x[None], kernel, (stride, stride), _padding(x, kernel, stride))[0]
+def conv(x: Float[Array, "H W I"], kernel: Kernel, stride: int, padding: Padding | None = None) -> Float[Array, "h w O"]:
+    """XLA's own convolution. padding: None for SAME."""
+    return _conv(x[None], kernel, (stride, stride), padding_of(padding, x.shape[:2], kernel, stride))[0]
+
+
+def padding_of(padding: Padding | None, input_size: Sequence[int], kernel: Kernel, stride: int) -> Padding:
+    """The padding itself, or that of SAME."""
+    if padding is not None:
+        return padding
+    height, width = (same_padding(size, taps, stride) for size, taps in zip(input_size, kernel.shape[:2], strict=True))
+    return height, width
+
+
+def output_size(size: int, width: int, stride: int, padding: tuple[int, int]) -> int:
+    """The number of positions along one axis."""
+    return (size + sum(padding) - width) // stride + 1
 
 
 def same_padding(size: int, width: int, stride: int) -> tuple[int, int]:
@@ -109,65 +130,71 @@ def conv_by_bands(x: Float[Array, "H W I"], bands: Sequence[Band]) -> Float[Arra
     return jnp.concatenate([x[band.first : band.last].reshape(-1) @ band.matrix for band in bands])
 
 
-def _taps(size: int, width: int, stride: int) -> Float[Array, "in out tap"]:
+def _taps(size: int, width: int, stride: int, padding: tuple[int, int]) -> Float[Array, "in out tap"]:
     """1 where kernel tap u connects input i to output o along an axis, u = i - stride o + padding before; else 0."""
-    before, _ = same_padding(size, width, stride)
-    i, o, u = np.ogrid[:size, : -(-size // stride), :width]
-    return (u == i - stride * o + before).astype(np.float32)
+    i, o, u = np.ogrid[:size, : output_size(size, width, stride, padding), :width]
+    return (u == i - stride * o + padding[0]).astype(np.float32)
 
 
-def mean_over_positions(kernel: Kernel, stride: int, input_size: tuple[int, int]) -> Float[Array, "H W I O"]:
-    """The linear map V with `<x, V[..., o]>` = the mean over positions of output channel o, bias apart."""
+def mean_over_positions(
+    kernel: Kernel, stride: int, input_size: tuple[int, int], padding: Padding | None = None
+) -> Float[Array, "H W I O"]:
+    """The linear map V with `<x, V[..., o]>` = the mean over positions of output channel o, bias apart. padding: None for SAME."""
     rows, columns = (
-        np.mean(_taps(size, width, stride), axis=1).astype(kernel.dtype) for size, width in zip(input_size, kernel.shape[:2], strict=True)
+        np.mean(_taps(size, width, stride, pad), axis=1).astype(kernel.dtype)
+        for size, width, pad in zip(input_size, kernel.shape[:2], padding_of(padding, input_size, kernel, stride), strict=True)
     )
     return jnp.einsum("iu,jv,uvcd->ijcd", rows, columns, kernel)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def conv_with_explicit_gradients(x: Float[Array, "H W I"], kernel: Kernel, stride: int) -> Float[Array, "h w O"]:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def conv_with_explicit_gradients(
+    x: Float[Array, "H W I"], kernel: Kernel, stride: int, padding: Padding | None = None
+) -> Float[Array, "h w O"]:
     """`conv`, whose derivatives of every order are standard convolutions.
 
     Its derivative is stated as the transpose of the two gradients, so that JAX, transposing it again, arrives at the gradients as written here.
     """
-    return conv_several_columns(x, kernel, _padding(x, kernel, stride)) if stride == 1 else conv(x, kernel, stride)
+    if stride == 1:
+        return conv_several_columns(x, kernel, padding_of(padding, x.shape[:2], kernel, stride))
+    return conv(x, kernel, stride, padding)
 
 
-def _derivative(stride: int, primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+def _derivative(stride: int, padding: Padding | None, primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
     x, kernel = primals
-    out = conv_with_explicit_gradients(x, kernel, stride)
+    out = conv_with_explicit_gradients(x, kernel, stride, padding)
     change = jnp.zeros_like(out)
     for gradient, tangent in zip((_input_gradient, _kernel_gradient), tangents, strict=True):
         if type(tangent) is not jax.custom_derivatives.SymbolicZero:
-            change += jax.linear_transpose(functools.partial(gradient, x, kernel, stride), out)(tangent)[0]
+            change += jax.linear_transpose(functools.partial(gradient, x, kernel, stride, padding), out)(tangent)[0]
     return out, change
 
 
 conv_with_explicit_gradients.defjvp(_derivative, symbolic_zeros=True)
 
 
-def _input_gradient(x: Array, kernel: Kernel, stride: int, cotangent: Array) -> Array:
+def _input_gradient(x: Array, kernel: Kernel, stride: int, padding: Padding | None, cotangent: Array) -> Array:
     """A convolution of the cotangent, its pixels `stride` apart, with the flipped kernel; a matrix product where the shape allows it."""
-    if _divides(stride, x.shape[:2], kernel):
+    if padding is None and _divides(stride, x.shape[:2], kernel):
         return jax.linear_transpose(lambda x: strided_conv_as_matmul(x, kernel, stride), x)(cotangent)[0]
-    padding = []
-    for size, width, (before, _) in zip(x.shape[:2], kernel.shape[:2], _padding(x, kernel, stride), strict=True):
-        dilated = (-(-size // stride) - 1) * stride + 1
-        padding.append((width - 1 - before, size - dilated + before))
+    around = []
+    for size, width, pad in zip(x.shape[:2], kernel.shape[:2], padding_of(padding, x.shape[:2], kernel, stride), strict=True):
+        dilated = (output_size(size, width, stride, pad) - 1) * stride + 1
+        around.append((width - 1 - pad[0], size - dilated + pad[0]))
     # The barrier keeps the flipped kernel an array of its own. Without it XLA folds the flip into dimension numbers, which is the slow form.
     flipped = jax.lax.optimization_barrier(jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
     if stride == 1:
-        return conv_several_columns(cotangent, flipped, padding)
-    return _conv(cotangent[None], flipped, (1, 1), padding, dilation=(stride, stride))[0]
+        return conv_several_columns(cotangent, flipped, around)
+    return _conv(cotangent[None], flipped, (1, 1), around, dilation=(stride, stride))[0]
 
 
-def _kernel_gradient(x: Array, kernel: Kernel, stride: int, cotangent: Array) -> Array:
+def _kernel_gradient(x: Array, kernel: Kernel, stride: int, padding: Padding | None, cotangent: Array) -> Array:
     """A convolution with the channels of x as images and the cotangent as kernel; under `vmap` examples become the channels that it sums over."""
-    padding = []
-    for size, width, (before, _) in zip(x.shape[:2], kernel.shape[:2], _padding(x, kernel, stride), strict=True):
-        padding.append((before, (-(-size // stride) - 1) * stride + width - size - before))
+    around = []
+    for size, width, pad in zip(x.shape[:2], kernel.shape[:2], padding_of(padding, x.shape[:2], kernel, stride), strict=True):
+        around.append((pad[0], (output_size(size, width, stride, pad) - 1) * stride + width - size - pad[0]))
     channels = jnp.transpose(x, (2, 0, 1))[..., None]
-    return jnp.transpose(_conv(channels, cotangent[:, :, None], (1, 1), padding, kernel_dilation=(stride, stride)), (1, 2, 0, 3))
+    return jnp.transpose(_conv(channels, cotangent[:, :, None], (1, 1), around, kernel_dilation=(stride, stride)), (1, 2, 0, 3))
 
 
 def conv_several_columns(x: Float[Array, "H W I"], kernel: Kernel, padding: Sequence[tuple[int, int]]) -> Float[Array, "h w O"]:
@@ -188,10 +215,6 @@ def conv_several_columns(x: Float[Array, "H W I"], kernel: Kernel, padding: Sequ
 
 def _divides(stride: int, input_size: Sequence[int], kernel: Kernel) -> bool:
     return stride > 1 and all(size % stride == 0 for size in (*input_size, *kernel.shape[:2]))
-
-
-def _padding(x: Array, kernel: Kernel, stride: int) -> list[tuple[int, int]]:
-    return [same_padding(size, width, stride) for size, width in zip(x.shape[:2], kernel.shape[:2], strict=True)]
 
 
 def _conv(

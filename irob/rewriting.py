@@ -26,8 +26,8 @@ Rule = Callable[[Array], Array]
 def prepared(function: Callable[[Any, Array], Any], params: Any, x: Any, rules: Mapping[str, Rule] | None = None) -> Callable[[Array], Any]:
     """`x -> function(params, x)`, with what depends on params alone computed now, and fast convolutions.
 
-    Values and derivatives, also with respect to params, are those of the function up to rounding. Convolutions with other padding than SAME, with
-    groups or dilation stay as they are, and so do those inside loops, conditions, checkpoints and functions with a custom derivative.
+    Values and derivatives, also with respect to params, are those of the function up to rounding. Convolutions with groups, dilation, two different
+    strides, or padding as wide as the kernel stay as they are, and so do those inside `while` loops and functions with a custom derivative.
 
     Args:
       function: `(params, x) -> tree of arrays`, traceable.
@@ -92,13 +92,15 @@ class _Linear(NamedTuple):
     bias: Array
     stride: int
     size: tuple[int, int]
+    padding: convolutions.Padding
     summed: bool = False
     batch: bool = True
 
     @property
     def positions(self) -> int:
         """Of the output of the convolution."""
-        return int(np.prod([-(-side // self.stride) for side in self.size]))
+        sides = zip(self.size, self.kernel.shape[:2], self.padding, strict=True)
+        return int(np.prod([convolutions.output_size(side, width, self.stride, pad) for side, width, pad in sides]))
 
     def times(self, factor: Any) -> "_Linear":
         """The value times a number."""
@@ -172,7 +174,7 @@ class _Program:
             if isinstance(kernel, _Later | _Linear) or not _has_fast_form(operation):
                 return None
             shape, bias = operation.invars[0].aval.shape, jnp.zeros(kernel.shape[-1], kernel.dtype)
-            return _Linear(self.computed(x), kernel, bias, params["window_strides"][0], (shape[1], shape[2]))
+            return _Linear(self.computed(x), kernel, bias, params["window_strides"][0], (shape[1], shape[2]), _padding(operation))
         pending = [value for value in operands if isinstance(value, _Linear)]
         known = [value for value in operands if not isinstance(value, _Later | _Linear)]
         if len(pending) != 1 or len(known) != len(operands) - 1:
@@ -202,33 +204,89 @@ def _evaluation(value: _Linear) -> Callable[[Array], Sequence[Array]]:
     """`source -> [value]`."""
     of_image: Callable[[Array], Array]
     if value.summed:
-        reading = value.positions * convolutions.mean_over_positions(value.kernel, value.stride, value.size)
+        reading = value.positions * convolutions.mean_over_positions(value.kernel, value.stride, value.size, value.padding)
         # First over channels, then over positions: the rounding error of one long sum is five times as large.
         of_image = lambda h: jnp.sum(jnp.einsum("hwi,hwic->hwc", h, reading), axis=(0, 1)) + value.bias  # noqa: E731
     else:
-        of_image = convolutions.specialize(value.kernel, value.bias, value.stride, value.size)
+        of_image = convolutions.specialize(value.kernel, value.bias, value.stride, value.size, value.padding)
     return lambda x: [of_image(x[0])[None] if value.batch else of_image(x[0])]
 
 
 def _has_fast_form(operation: Any) -> bool:
-    """Whether it is a convolution of one image (NHWC, HWIO) with one stride and padding SAME, without groups and dilation, in one type."""
+    """Whether it is a convolution of one image (NHWC, HWIO) with one stride, without groups and dilation, in one type."""
     params, (x, kernel) = operation.params, (v.aval for v in operation.invars)
     numbers, strides = params["dimension_numbers"], params["window_strides"]
     standard = (numbers.lhs_spec, numbers.rhs_spec, numbers.out_spec) == ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
     ones = {*params["lhs_dilation"], *params["rhs_dilation"], params["feature_group_count"], params["batch_group_count"]}
     if not standard or ones != {1} or x.shape[0] != 1 or len(set(strides)) != 1 or x.dtype != kernel.dtype:
         return False
-    same = [convolutions.same_padding(size, width, strides[0]) for size, width in zip(x.shape[1:3], kernel.shape[:2], strict=True)]
-    return [tuple(pair) for pair in params["padding"]] == same
+    return all(0 <= pad < width for pair, width in zip(params["padding"], kernel.shape[:2], strict=True) for pad in pair)
+
+
+def _padding(operation: Any) -> convolutions.Padding:
+    height, width = operation.params["padding"]
+    return (int(height[0]), int(height[1])), (int(width[0]), int(width[1]))
 
 
 def _bind(operation: Any, operands: Sequence[Any], rules: Mapping[str, Rule]) -> Sequence[Any]:
     """The outputs of an operation on arrays."""
     if "relu" in rules and _is_relu(operation):
         return [rules["relu"](operands[0])]
+    if operation.primitive.name == "conv_general_dilated" and _has_fast_form(operation):
+        x, kernel = operands
+        bias = jnp.zeros(kernel.shape[-1], kernel.dtype)
+        return [convolutions.specialize(kernel, bias, operation.params["window_strides"][0], x.shape[1:3], _padding(operation))(x[0])[None]]
+    if operation.primitive.name in _WITH_BODIES and _is_rewritten_inside(operation, rules):
+        return _WITH_BODIES[operation.primitive.name](operation.params, operands, rules)
     primitive = operation.primitive
     outputs = primitive.bind(*operands, **primitive.get_bind_params(operation.params))
     return outputs if primitive.multiple_results else [outputs]
+
+
+def _is_rewritten_inside(operation: Any, rules: Mapping[str, Rule]) -> bool:
+    """Whether a body has a convolution, or a rectifier that a rule replaces."""
+    bodies = [body for value in operation.params.values() for body in _bodies(value)]
+    names = {name for body in bodies for name in ("conv_general_dilated", "custom_jvp_call") if output_shapes(body, name)}
+    return "conv_general_dilated" in names or ("relu" in rules and "custom_jvp_call" in names)
+
+
+def _evaluated(body: Any, operands: Sequence[Any], rules: Mapping[str, Rule]) -> Sequence[Any]:
+    """The outputs of a body, by the same rules."""
+    closed = core.ClosedJaxpr(body, ()) if isinstance(body, core.Jaxpr) else body
+    return _Program(rules).stage(closed.jaxpr, closed.consts, operands)
+
+
+def _scan(params: Mapping[str, Any], operands: Sequence[Any], rules: Mapping[str, Rule]) -> Sequence[Any]:
+    """`lax.scan`, its body rewritten."""
+    fixed, carried = params["num_consts"], params["num_carry"]
+    constants, initial, rows = operands[:fixed], operands[fixed : fixed + carried], operands[fixed + carried :]
+
+    def step(carry: Sequence[Any], row: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        outputs = list(_evaluated(params["jaxpr"], [*constants, *carry, *row], rules))
+        return outputs[:carried], outputs[carried:]
+
+    last, stacked = jax.lax.scan(step, list(initial), list(rows), params["length"], params["reverse"], params["unroll"])
+    return [*last, *stacked]
+
+
+def _cond(params: Mapping[str, Any], operands: Sequence[Any], rules: Mapping[str, Rule]) -> Sequence[Any]:
+    """`lax.cond` and `lax.switch`, their branches rewritten."""
+    branches = [lambda *arrays, body=body: _evaluated(body, arrays, rules) for body in params["branches"]]
+    return jax.lax.switch(operands[0], branches, *operands[1:])
+
+
+def _checkpoint(params: Mapping[str, Any], operands: Sequence[Any], rules: Mapping[str, Rule]) -> Sequence[Any]:
+    """`jax.checkpoint`, its body rewritten."""
+    body = lambda *arrays: _evaluated(params["jaxpr"], arrays, rules)  # noqa: E731
+    return jax.checkpoint(body, prevent_cse=params["prevent_cse"], policy=params["policy"])(*operands)
+
+
+_WITH_BODIES = {
+    "scan": _scan,
+    "cond": _cond,
+    "remat2": _checkpoint,
+    "checkpoint": _checkpoint,
+}  # the third by its name in older versions, too
 
 
 def _is_relu(operation: Any) -> bool:

@@ -112,8 +112,34 @@ OBLONG = [
 ]
 
 
-@pytest.mark.parametrize(("size", "width", "stride", "inputs", "outputs"), [*(((s, s), (w, w), *rest) for s, w, *rest in CASES), *OBLONG])
-def test_derivatives_of_batches_in_kernels(size, width, stride, inputs, outputs, random):
+# Padding (before, after) along height and width, of (size, width, stride, inputs, outputs).
+PADDED = [
+    ((8, 8), (3, 3), 2, 4, 20, ((1, 1), (1, 1))),
+    ((8, 8), (3, 3), 1, 4, 20, ((0, 0), (0, 0))),
+    ((9, 7), (7, 7), 2, 3, 5, ((3, 3), (3, 3))),
+    ((6, 8), (1, 1), 2, 3, 20, ((0, 0), (0, 0))),
+    ((6, 8), (2, 3), 1, 3, 4, ((1, 0), (2, 1))),
+    ((7, 8), (4, 4), 2, 3, 4, ((0, 1), (2, 2))),
+]
+
+
+@pytest.mark.parametrize(("size", "width", "stride", "inputs", "outputs", "padding"), PADDED)
+def test_explicit_padding_is_scipys_correlation(size, width, stride, inputs, outputs, padding, random):
+    x = random.normal(size=(*size, inputs)).astype(np.float32)
+    kernel, bias = random.normal(size=(*width, inputs, outputs)).astype(np.float32), random.normal(size=outputs).astype(np.float32)
+    around = np.pad(x, [*padding, (0, 0)])
+    planes = [sum(scipy.signal.correlate2d(around[..., i], kernel[..., i, o], "valid") for i in range(inputs)) for o in range(outputs)]
+    expected = np.stack(planes, axis=-1)[::stride, ::stride] + bias
+    np.testing.assert_allclose(convolutions.specialize(kernel, bias, stride, size, padding)(x), expected, rtol=1e-4, atol=1e-4)
+    reading = convolutions.mean_over_positions(kernel, stride, size, padding)
+    np.testing.assert_allclose(np.einsum("hwi,hwio->o", x, reading) + bias, expected.mean((0, 1)), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("size", "width", "stride", "inputs", "outputs", "padding"),
+    [*(((s, s), (w, w), *rest, None) for s, w, *rest in CASES), *((*case, None) for case in OBLONG), *PADDED],
+)
+def test_derivatives_of_batches_in_kernels(size, width, stride, inputs, outputs, padding, random):
     """First ones, those in both arguments, and forward mode, of a whole batch."""
     x = random.normal(size=(3, *size, inputs)).astype(np.float32)
     kernel, bias = random.normal(size=(*width, inputs, outputs)).astype(np.float32), random.normal(size=outputs).astype(np.float32)
@@ -135,7 +161,7 @@ def test_derivatives_of_batches_in_kernels(size, width, stride, inputs, outputs,
 
         return all_of(kernel, x)
 
-    ours = derivatives(lambda kernel: convolutions.specialize(kernel, bias, stride, size))
-    xlas = derivatives(lambda kernel: lambda x: convolutions.conv(x, kernel, stride) + bias)
+    ours = derivatives(lambda kernel: convolutions.specialize(kernel, bias, stride, size, padding))
+    xlas = derivatives(lambda kernel: lambda x: convolutions.conv(x, kernel, stride, padding) + bias)
     for found, expected in zip(ours, xlas, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())

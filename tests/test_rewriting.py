@@ -77,10 +77,51 @@ def test_convolutions_have_the_same_values_and_gradients(net, monkeypatch):
     monkeypatch.setattr(convolutions, "specialize", lambda kernel, *rest: taken.append(kernel.shape) or specialize(kernel, *rest))
     fast = lambda params, x: prepared(function, params, x)(x)
     assert_close(jax.jit(fast)(params, x), function(params, x))
-    assert taken == [(4, 4, 3, 16), (3, 3, 16, 20)], "those with padding SAME, without groups and dilation; the last one is averaged"
+    assert taken == [(4, 4, 3, 16), (3, 3, 16, 20), (3, 3, 20, 20)], "those without groups and dilation; the last one is averaged"
     loss = lambda function: lambda params, x: jnp.sum(jnp.sin(function(params, x)))
     gradients = lambda function: jax.jit(jax.grad(loss(function), (0, 1)))(params, x)
     assert_close(gradients(fast), gradients(function))
+
+
+KERNELS = 0.2 * np.random.default_rng(3).normal(size=(3, 3, 3, 4, 4)).astype(np.float32)
+
+
+def repeated(kernels, x):
+    """Three convolutions in a loop over their kernels."""
+    layer = lambda h, kernel: (jax.nn.relu(nn_conv(kernel, h)), jnp.mean(h))
+    return jax.lax.scan(layer, x[None], kernels)
+
+
+def remembered(kernels, x):
+    """Convolutions that are computed again for the gradient."""
+    block = jax.checkpoint(lambda kernel, h: jax.nn.relu(nn_conv(kernel, h)))
+    return block(kernels[1], block(kernels[0], x[None]))
+
+
+def chosen(kernels, x):
+    """One of two convolutions."""
+    return jax.lax.cond(jnp.sum(x) > 0, lambda h: nn_conv(kernels[0], h), lambda h: jax.nn.relu(nn_conv(kernels[1], h)), x[None])
+
+
+def nn_conv(kernel, h):
+    return jax.lax.conv_general_dilated(h, kernel, (1, 1), [(1, 1), (1, 1)], dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+@pytest.mark.parametrize(("function", "count"), [(repeated, 1), (remembered, 2), (chosen, 2)])
+def test_convolutions_in_loops_checkpoints_and_conditions_are_fast_too(function, count, monkeypatch):
+    x = np.random.default_rng(4).normal(size=(6, 5, 4)).astype(np.float32)
+    taken, specialize = [], convolutions.specialize
+    monkeypatch.setattr(convolutions, "specialize", lambda *given: taken.append(1) or specialize(*given))
+    fast = lambda kernels, x: prepared(function, kernels, x)(x)
+    assert_close(fast(KERNELS, x), function(KERNELS, x))
+    assert len(taken) >= count
+    loss = lambda f: lambda kernels, x: sum(jnp.sum(jnp.sin(part)) for part in jax.tree.leaves(f(kernels, x)))
+    for sign in (1, -1):
+        gradients = [jax.jit(jax.grad(loss(f), (0, 1)))(KERNELS, sign * x) for f in (fast, function)]
+        assert_close(*gradients)
+    smooth = prepared(function, KERNELS, x, SOFTPLUS)(x)
+    expected = jax.tree.map(lambda part: part, function(KERNELS, x))
+    assert any(np.abs(a - b).max() > 1e-3 for a, b in zip(jax.tree.leaves(smooth), jax.tree.leaves(expected), strict=True))
 
 
 K = 0.1 * np.random.default_rng(0).normal(size=(3, 3, 2, 20)).astype(np.float32)

@@ -26,7 +26,7 @@ from experiments.runtime.values import Kind, any_text, choice, integer, named, n
 from irob.attacks import BALLS
 from irob.defenses import DEFENSES, Defense
 from irob.maps import EXPLAINERS
-from irob.models import NETWORKS
+from irob.models import MODELS
 
 
 class Field(NamedTuple):
@@ -45,7 +45,7 @@ FIELDS: dict[str, Field] = {
         f"{', '.join(data.DATASETS)}, npz:FILE, folder:DIR or tfds:NAME (with @SIZE images are resized), or package.module:attribute",
     ),
     "network": Field(
-        "small", row_of(NETWORKS, "network"), f"{', '.join(NETWORKS)}, or package.module:make, a function (input_shape, num_classes)"
+        "small", row_of(MODELS, "network"), f"{', '.join(MODELS)}, or package.module:make, a function (input_shape, num_classes)"
     ),
     "method": Field("int", row_of(DEFENSES, "method"), f"training method: {', '.join(DEFENSES)}"),
     "map": Field("cam", row_of(EXPLAINERS, "map"), f"the map that methods compare which compare maps: {', '.join(EXPLAINERS)}"),
@@ -142,7 +142,7 @@ def make(variant: str, overrides: Mapping[str, Any], **switches: Mapping[str, An
     values = {name: field.default for name, field in FIELDS.items()} | dict(overrides) | {"method": method}
     for name in chosen:
         values |= known[name]
-    return config_dict(nested(values | {"defense": {}}))
+    return config_dict(nested({"defense": {}} | values))
 
 
 def load_config(given: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:

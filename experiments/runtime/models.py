@@ -16,7 +16,7 @@ from experiments.runtime.names import find
 from experiments.runtime.variables import flat_arrays, in_order_of, read_variables
 from irob import paper
 from irob.attacks import BALLS
-from irob.models import NETWORKS, create, from_linen, from_nnx
+from irob.models import MODELS, create, from_linen, from_nnx
 from irob.types import Model, Params
 
 
@@ -41,7 +41,7 @@ class EvaluatedModel(NamedTuple):
 
 
 def build_network(config: ml_collections.ConfigDict) -> Model:
-    """The network of a config: a row of `NETWORKS`, or what `package.module:make` returns, a `Model` or a linen module.
+    """The network of a config: a row of `MODELS`, or what `package.module:make` returns, a `Model` or a linen or nnx module.
 
     Raises:
       UserError: if it is no network for the data set.
@@ -49,9 +49,7 @@ def build_network(config: ml_collections.ConfigDict) -> Model:
     dataset = data.find_dataset(config.dataset)
     shape, count = dataset.image_shape, len(dataset.classes)
     try:
-        if config.network in NETWORKS:
-            return create(config.network, shape, count)
-        made: Any = find(NETWORKS, config.network, "network")(shape, count)
+        made: Any = find(MODELS, config.network, "network")(shape, count)
         if isinstance(made, nn.Module) and not isinstance(made, Model):
             made = from_linen(made, shape, count)
         if isinstance(made, nnx.Module):
@@ -63,13 +61,12 @@ def build_network(config: ml_collections.ConfigDict) -> Model:
     return made
 
 
-def params_from(place: str, network: Model, seed: int) -> Params:
+def params_from(place: str, like: Params) -> Params:
     """The parameters in a workdir (of its latest checkpoint), in a file of variables, or in a file of released weights.
 
     Raises:
       UserError: if there are none, or they are of another network.
     """
-    like = network.initial_params(seed)
     if (pathlib.Path(place) / "checkpoints").is_dir():
         with Checkpoints(place, read_only=True) as checkpoints:
             return checkpoints.restore_params("latest", like).state
@@ -137,7 +134,7 @@ def from_model(name: str, variables: str | None, dataset: str | None) -> Evaluat
     """A model of one's own, trained by anybody.
 
     Args:
-      name: package.module:make, as `config.network` takes it, or a row of `NETWORKS`.
+      name: package.module:make, as `config.network` takes it, or a row of `MODELS`.
       variables: file of its variables; None for those that its `init` gives.
       dataset: what it is evaluated on.
 
@@ -149,7 +146,8 @@ def from_model(name: str, variables: str | None, dataset: str | None) -> Evaluat
     config = base.load_config(f"{dataset}:normal") if dataset in data.DATASETS else base.make("normal", {"dataset": dataset})
     config.network = name
     network = build_network(config)
-    params = network.initial_params(config.seed) if variables is None else params_from(variables, network, config.seed)
+    params = network.initial_params(config.seed)
+    params = params if variables is None else params_from(variables, params)
     weights = {"file": variables or f"initial parameters of {name}", "sha256": fingerprint(params), "not_finite": []}
     provenance = {"network": name, "weights": weights, "config": None}
     short = name.rpartition(":")[2] if variables is None else pathlib.Path(variables).stem

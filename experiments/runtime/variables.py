@@ -4,6 +4,9 @@
 .safetensors   likewise, also with dots
 .msgpack       `flax.serialization.to_bytes(variables)`
 a folder       an orbax checkpoint of the variables (`StandardCheckpointer`)
+    .pt, .pth      a state_dict of PyTorch, where that is installed (`torch.save(model.state_dict(), file)`); also as .npz or .safetensors
+
+State_dicts are read for the networks of `irob.models.resnets`.
 """
 
 import pathlib
@@ -14,6 +17,7 @@ import jax
 import numpy as np
 
 from experiments.runtime.errors import UserError, one_line, refuse
+from irob.models.torch_weights import from_state_dict, is_state_dict
 
 
 def read_variables(file: str, like: Any) -> Any:
@@ -37,7 +41,12 @@ def read_variables(file: str, like: Any) -> Any:
         raise
     except Exception as error:  # the libraries raise many kinds
         raise UserError(f"{file} cannot be read as variables: {one_line(error, 160)}") from error
-    return in_order_of(found, like, file)
+    if not is_state_dict(found):
+        return in_order_of(found, like, file)
+    try:
+        return from_state_dict(found, like)
+    except ValueError as error:
+        raise UserError(f"{file}, a state_dict of PyTorch: {error}") from error
 
 
 def in_order_of(found: Mapping[str, Any], like: Any, file: str) -> Any:
@@ -90,6 +99,16 @@ def _msgpack(path: pathlib.Path, like: Any) -> dict[str, np.ndarray]:
     return flat_arrays(msgpack_restore(path.read_bytes()))
 
 
+def _torch(path: pathlib.Path, like: Any) -> dict[str, np.ndarray]:
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise UserError(f"{path} needs PyTorch to be read: install it, or store the state_dict by safetensors.torch.save_file") from error
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    content = content.get("state_dict", content) if isinstance(content, dict) else content
+    return {name: tensor.numpy() for name, tensor in content.items()}
+
+
 def _orbax(path: pathlib.Path, like: Any) -> dict[str, np.ndarray]:
     import orbax.checkpoint as ocp
 
@@ -101,4 +120,6 @@ READERS: dict[str, Callable[[pathlib.Path, Any], dict[str, np.ndarray]]] = {
     ".npz": _npz,
     ".safetensors": _safetensors,
     ".msgpack": _msgpack,
+    ".pt": _torch,
+    ".pth": _torch,
 }

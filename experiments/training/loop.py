@@ -26,7 +26,7 @@ from experiments.training.workdir import locked_workdir, refuse_changes
 from irob.defenses import Defense
 from irob.maps import EXPLAINERS, READOUTS, shape_of_maps
 from irob.models import LinenModel, OwnModel
-from irob.types import Model
+from irob.types import Model, Params
 
 
 def train(config: ml_collections.ConfigDict, workdir: str, data_dir: str | None = None, extend: bool = False) -> TrainState:
@@ -45,8 +45,9 @@ def train(config: ml_collections.ConfigDict, workdir: str, data_dir: str | None 
     base.validate_config(config, devices.num_devices())
     network, plan = build_network(config), current_plan()
     defense = base.defense_of(config, chunk=plan.path_chunk)
-    check_network(config, network, defense)
-    check_recipe(config, network.initial_params(config.seed))
+    params = network.initial_params(config.seed)
+    check_network(config, network, defense, params)
+    check_recipe(config, params)
     split = data.load_split(config.dataset, "train", data_dir)
     refuse(
         len(split.labels) < config.batch_size,
@@ -55,7 +56,7 @@ def train(config: ml_collections.ConfigDict, workdir: str, data_dir: str | None 
     validation = data.load_split(config.dataset, "validation", data_dir).first(config.validation.num_examples)
 
     with locked_workdir(workdir, config, extend) as directory, Checkpoints(directory, config.keep_last) as checkpoints:
-        state, history = _latest(checkpoints, workdir, config, split, network)
+        state, history = _latest(checkpoints, workdir, config, split, network, params)
         start = int(state.step)
         if start >= config.num_steps or history.waited(config):
             early = (
@@ -121,9 +122,8 @@ def all_scores(config: ml_collections.ConfigDict, network: Model, state: TrainSt
     return {f"raw_{name}": value for name, value in scores.items()} | averaged
 
 
-def check_network(config: ml_collections.ConfigDict, network: Model, defense: Defense) -> None:
+def check_network(config: ml_collections.ConfigDict, network: Model, defense: Defense, params: Params) -> None:
     """Refuses a network that this method cannot train."""
-    params = network.initial_params(config.seed)
     if isinstance(network, LinenModel):
         state = sorted(set(params) - {"params", "batch_stats"})
         refuse(
@@ -146,13 +146,13 @@ def check_network(config: ml_collections.ConfigDict, network: Model, defense: De
 
 
 def _latest(
-    checkpoints: Checkpoints, workdir: str, config: ml_collections.ConfigDict, split: data.Split, network: Model
+    checkpoints: Checkpoints, workdir: str, config: ml_collections.ConfigDict, split: data.Split, network: Model, params: Params
 ) -> tuple[TrainState, History]:
     """The state of the last checkpoint, of the same config and data, and what is behind it; the initial state where there is none."""
     if not checkpoints.steps():
-        params = None if not config.init_from else params_from(config.init_from, network, config.seed)
+        params = params_from(config.init_from, params) if config.init_from else params
         return initial_state(config, network, params), History()
-    restored = checkpoints.restore("latest", initial_state(config, network))
+    restored = checkpoints.restore("latest", initial_state(config, network, params))
     before, wanted = base.with_defaults(restored.metadata["config"]), base.plain_config(config)
     history = History(**{"extended_from": (), **restored.metadata.get("history", {})})
     if before["num_steps"] != config.num_steps:  # the workdir has agreed to it

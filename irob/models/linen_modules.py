@@ -32,7 +32,9 @@ class LinenModel(OwnModel):
 
     def init(self, seed: int) -> Params:
         """The variables of the module, drawn with the key of the seed."""
-        return self.module.init(jax.random.key(seed), self._input(jnp.zeros(self.input_shape)), **self._options())
+        # Compiled, it leaves out the pass that `init` makes to learn the shapes.
+        draw = jax.jit(lambda key: self.module.init(key, self._input(jnp.zeros(self.input_shape)), **self._options()))
+        return draw(jax.random.key(seed))
 
     def read(self, params: Params, x: Image, readout: Readout) -> Explanation:
         """Maps read off the output of the submodule `features` by the kernel and bias of the submodule `head`."""

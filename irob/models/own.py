@@ -152,8 +152,15 @@ def checked_maps(model: M, name: str) -> M:
     Raises:
       ValueError: if the means are not the logits.
     """
-    x = np.random.default_rng(0).uniform(size=model.input_shape).astype(np.float32)
-    maps, logits = model.read(model.init(0), x, READOUTS["cam"])
+    random = np.random.default_rng(0)
+    x = random.uniform(size=model.input_shape).astype(np.float32)
+
+    def drawn(leaf: Any) -> np.ndarray:
+        values = np.asarray(random.normal(size=leaf.shape) / np.sqrt(np.prod(leaf.shape[:-1]))).astype(leaf.dtype)
+        return values if leaf.ndim > 1 else np.abs(values) + leaf.dtype.type(0.1)  # variances are positive
+
+    variables = jax.tree.map(drawn, jax.eval_shape(lambda: model.init(0)))
+    maps, logits = model.read(variables, x, READOUTS["cam"])
     if maps is not None and not np.allclose(jnp.mean(maps, axis=(0, 1)), logits, rtol=1e-3, atol=1e-4 * np.abs(logits).max()):
         raise ValueError(
             f"the logits of {name} are not mean(A) W + b of its features {model.features_name!r} and its head {model.head_name!r}: name the submodule"

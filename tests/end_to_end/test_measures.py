@@ -62,6 +62,7 @@ def test_every_measure_leaves_records_and_arrays(measured):
     assert metrics == {
         "clean_accuracy",
         "robust_accuracy",
+        "class_accuracy",
         "kendall_tau",
         "bound_holds",
         "tightness",
@@ -91,7 +92,8 @@ def test_every_measure_leaves_records_and_arrays(measured):
 def test_the_ladder_of_steps(measured):
     directory, _ = measured
     records = json.loads((directory / "paper.json").read_text())["records"]
-    assert [(r["eps"], r.get("steps")) for r in records if "accuracy" in r["metric"]] == [(0.0, None), (0.05, 1), (0.05, 10)]
+    overall = [record for record in records if record["metric"] in ("clean_accuracy", "robust_accuracy")]
+    assert [(r["eps"], r.get("steps")) for r in overall] == [(0.0, None), (0.05, 1), (0.05, 10)]
 
 
 def test_killed_and_started_again_it_ends_with_the_same_table(commands, measured, tmp_path):
@@ -137,11 +139,18 @@ def report(commands, measured, tmp_path_factory):
 
 def test_the_report_has_every_table_and_figure(report):
     tables = {file.stem for file in (report / "tables").glob("*.csv")}
-    names = ("accuracy", "kendall_tau", "bound", "tradeoff", "topk_overlap", "sources")
+    names = ("accuracy", "accuracy_by_class", "kendall_tau", "bound", "tradeoff", "topk_overlap", "sources")
     assert tables == {f"digits_{name}" for name in names} == {file.stem for file in (report / "tables").glob("*.md")}
     figures = {file.stem for file in (report / "figures").glob("*.png")}
     assert figures == {file.stem for file in (report / "figures").glob("*.svg")}
-    kinds = ("accuracy_against_eps", "tau_against_eps", "bound_plain_standard", "maps_plain_standard", "tradeoff_plain_standard_cam")
+    kinds = (
+        "accuracy_against_eps",
+        "confusion",
+        "tau_against_eps",
+        "bound_plain_standard",
+        "maps_plain_standard",
+        "tradeoff_plain_standard_cam",
+    )
     assert {f"digits_{kind}" for kind in kinds} | {"digits_inversion_l2_standard", "digits_inversion_linf_standard"} == figures
     for file in (report / "figures").glob("*.png"):
         assert file.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"

@@ -99,9 +99,11 @@ def test_evaluate_writes_records_with_their_provenance(commands, uninterrupted, 
         "evaluate", "--workdir", uninterrupted, "--protocol", "paper", "--eps", "0,0.02,8/255", "--out", tmp_path / "r.json"
     )
     result = json.loads((tmp_path / "r.json").read_text())
-    assert [record["eps"] for record in result["records"]] == [0.0, 0.02, 8 / 255]
-    assert [record["metric"] for record in result["records"]] == ["clean_accuracy", "robust_accuracy", "robust_accuracy"]
-    for record in result["records"]:
+    overall, by_class = result["records"][:3], result["records"][3:]
+    assert [record["eps"] for record in overall] == [0.0, 0.02, 8 / 255]
+    assert [record["metric"] for record in overall] == ["clean_accuracy", "robust_accuracy", "robust_accuracy"]
+    assert {record["metric"] for record in by_class} == {"class_accuracy"} and len(by_class) == 3 * 10
+    for record in overall:
         assert record["n"] == 200
         assert record["ci95"][0] <= record["value"] <= record["ci95"][1]
         assert f"{record['value']:.3f}" in out

@@ -117,11 +117,11 @@ def run(evaluation: Evaluation, options: Options) -> Measured:
         outcomes = list(eps_outcomes(evaluation, options, num_steps, indices))
         for outcome in outcomes:
             found = records_of(options, num_steps, evaluation.norm, outcome, arrays["labels"], names, target)
-            records += found[0 if outcome.eps or num_steps == options.steps[0] else 1 :]  # one clean accuracy
+            records += [record for record in found if record.metric != "clean_accuracy" or num_steps == options.steps[0]]
         arrays[f"predictions_{num_steps}_steps"] = np.stack([outcome.predictions for outcome in outcomes])
         if options.save_examples:
             arrays[f"examples_{num_steps}_steps"] = np.stack([outcome.images for outcome in outcomes if outcome.images is not None])
-    return Measured(records, arrays)
+    return Measured(sorted(records, key=lambda record: record.metric == "class_accuracy"), arrays)
 
 
 def eps_outcomes(evaluation: Evaluation, options: Options, num_steps: int, indices: np.ndarray) -> Iterator[Outcome]:
