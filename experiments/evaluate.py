@@ -35,7 +35,7 @@ def main() -> None:
     from experiments.evaluation import cache
     from experiments.evaluation.engine import Evaluation
     from experiments.evaluation.examples import class_index
-    from experiments.evaluation.run import check_measures, choose_measures, evaluate
+    from experiments.evaluation.run import check_measures, choose_measures, run_measures
     from experiments.reports import results, text
     from experiments.reports.png import write_examples
     from experiments.runtime import devices
@@ -60,7 +60,7 @@ def main() -> None:
     with cache.resumable(out, cache_settings(model, split.source, chosen, ladder, flag.protocol)) as partial:
         devices.on_first_process(lambda: results.check_free(out, flag.overwrite), str(out), "give another --out")  # again: now it is locked
         evaluation.cache = partial
-        result, arrays = evaluate(evaluation, chosen, flag.protocol)
+        result, arrays = run_measures(evaluation, chosen, flag.protocol)
         if devices.is_first_process():
             results.write_result(result, arrays, out)
             write_examples(arrays, out, class_names)

@@ -62,7 +62,7 @@ def evaluated(model: "EvaluatedModel", file: pathlib.Path, num_examples: int | N
     """The result of a checkpoint: the one on file if it is of that checkpoint, otherwise measured now and filed."""
     from experiments import data
     from experiments.evaluation.engine import Evaluation
-    from experiments.evaluation.run import choose_measures, evaluate
+    from experiments.evaluation.run import choose_measures, run_measures
     from experiments.reports import results
     from experiments.runtime.errors import UserError
 
@@ -73,7 +73,7 @@ def evaluated(model: "EvaluatedModel", file: pathlib.Path, num_examples: int | N
         raise UserError(f"{file} is not the result of the checkpoint beside it: move it away, or give another --workdir")
     split = data.load_split(model.dataset, "test")
     chosen = choose_measures(("pgd",), "standard", num_examples=num_examples, labels=split.labels)
-    result, arrays = evaluate(Evaluation(model, split, quiet=False), chosen)
+    result, arrays = run_measures(Evaluation(model, split, quiet=False), chosen)
     results.write_result(result, arrays, file)
     return result
 

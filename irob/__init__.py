@@ -1,6 +1,7 @@
 """irob: interpretability-aware robustness in JAX. Pure functions of one example, lifted to batches with `jax.vmap`.
 
-    irob.models          networks: create, CAMNetwork of Conv and MaxPool; your own by from_linen, from_function
+    irob.batches         whole batches in one call: attack, evaluate, check
+    irob.models          networks by name, MODELS; your own by from_linen, from_nnx, from_function; with parameters, bind
     irob.maps            interpretation maps: CAM, Grad-CAM(++), LayerCAM, saliency, integrated and expected gradients, SmoothGrad; by name
     irob.losses          cross-entropy, KL divergence, logit margin, DLR
     irob.discrepancies   how far two interpretations are apart; Proposition 1; rank correlations
@@ -24,14 +25,15 @@ worse for the classifier.
 True
 """
 
-from irob import attacks, convolutions, defenses, discrepancies, losses, maps, metrics, models, paper, rewriting, types
+from irob import attacks, batches, convolutions, defenses, discrepancies, losses, maps, metrics, models, paper, rewriting, types
 from irob.attacks import L1, L2, LInf, best_of_pgd, constant_steps, decaying_steps, pgd, sneaking_attack
+from irob.batches import attack, check, evaluate
 from irob.defenses import DEFENSES, from_terms
 from irob.discrepancies import discrepancy, kendall_tau, proposition_1_sides, two_class
 from irob.losses import cross_entropy, margin_loss
 from irob.maps import explainer, integrated_gradients
 from irob.metrics import robust_accuracy
-from irob.models import create
+from irob.models import bind, create
 from irob.types import Explanation
 
 __version__ = "0.6.0"
@@ -41,8 +43,12 @@ __all__ = [
     "L2",
     "Explanation",
     "LInf",
+    "attack",
     "attacks",
+    "batches",
     "best_of_pgd",
+    "bind",
+    "check",
     "constant_steps",
     "convolutions",
     "create",
@@ -51,6 +57,7 @@ __all__ = [
     "defenses",
     "discrepancies",
     "discrepancy",
+    "evaluate",
     "explainer",
     "from_terms",
     "integrated_gradients",

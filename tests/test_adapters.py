@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 
 import irob
+from experiments.benchmarks.own_groups import as_users_write_it
 from irob.maps import differentiable, explainer, shape_of_maps
 from irob.models import from_function, from_linen
 from irob.types import Model
@@ -60,6 +61,20 @@ def test_its_gradients_are_those_of_the_table_form(both):
 
     of_own, of_x = gradients(own, variables)
     assert_close((of_own["params"], of_x), gradients(network, params))
+
+
+@pytest.mark.parametrize("name", ["small", "wresnet"])
+def test_the_papers_networks_in_plain_linen_are_ours(name):
+    """As the benchmark has them: values, gradients in the image and in the weights, in the frozen form, too."""
+    table, own, params = as_users_write_it(name)
+    x = np.random.default_rng(5).uniform(size=table.input_shape).astype(np.float32)
+    assert_close(own.explain({"params": params}, x), table.explain(params, x))
+    loss = lambda explain: lambda x: jnp.sum(jnp.sin(explain(x).maps)) + irob.cross_entropy(explain(x).logits, 3)
+    gradients = [jax.jit(jax.grad(loss(f)))(x) for f in (own.frozen({"params": params}), table.frozen(params))]
+    assert_close(*gradients, rtol=1e-4)
+    of_params = jax.jit(jax.grad(lambda p: loss(lambda x: own.explain({"params": p}, x))(x)))(params)
+    expected = jax.jit(jax.grad(lambda p: loss(lambda x: table.explain(p, x))(x)))(params)
+    assert_close(of_params, expected, rtol=1e-4)
 
 
 def test_its_smooth_form_is_that_of_the_table(both):

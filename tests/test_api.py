@@ -20,6 +20,7 @@ TEMPLATE = [
     *("attacks.pgd", "attacks.best_of_pgd", "attacks.smallest_eps", "attacks.bisect"),
     *("models.create", "models.CAMNetwork.explain", "models.CAMNetwork.frozen"),
     *("attacks.sneaking_attack", "attacks.top_k_map_attack", "maps.expected_gradients", "maps.gradient_x_input", "losses.half_logit_gap"),
+    *("batches.attack", "batches.evaluate", "batches.check"),
     *("defenses.from_terms", "metrics.robust_accuracy", "metrics.wilson_interval"),
 ]
 WITHOUT_EXAMPLE = ["attacks.invert", "maps.grad_cam"]

@@ -11,9 +11,22 @@ from conftest import ROOT
 
 IROB = [file.relative_to(ROOT) for file in sorted((ROOT / "irob").rglob("*.py"))]
 EXPERIMENTS = [file.relative_to(ROOT) for file in sorted((ROOT / "experiments").rglob("*.py"))]
-COMMANDS = {"train", "evaluate", "report", "prepare_data", "quickstart", "benchmark"}
+COMMANDS = {"runs", "train", "evaluate", "report", "prepare_data", "quickstart", "benchmark"}
 # From the bottom to the top: a package imports those before it.
-ORDER = ["types", "convolutions", "rewriting", "losses", "maps", "models", "discrepancies", "attacks", "defenses", "metrics", "paper"]
+ORDER = [
+    "types",
+    "convolutions",
+    "rewriting",
+    "losses",
+    "maps",
+    "models",
+    "discrepancies",
+    "attacks",
+    "defenses",
+    "metrics",
+    "batches",
+    "paper",
+]
 ALLOWED = {"jax", "flax", "jaxtyping", "numpy", "irob"}
 
 

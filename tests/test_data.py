@@ -50,6 +50,11 @@ def test_digits_are_resized_as_jax_does_it_up_to_rounding():
     assert resized_digits(np.full((1, 8, 8), 16)).min() == 255
 
 
+def test_a_set_whose_order_is_not_known_is_refused_before_it_is_read():
+    with pytest.raises(ValueError, match=r"known of mnist, fashion_mnist, cifar10, not of kmnist: use tfds:kmnist"):
+        tfds_sets.in_memory("kmnist", (28, 28, 1))
+
+
 def test_tfds_data_comes_back_in_its_original_order(mnist):
     data_dir, arrays = mnist
     for split, (images, labels) in arrays.items():

@@ -9,7 +9,7 @@ from experiments.evaluation.cache import ResultCache
 from experiments.evaluation.engine import Evaluation, key_of, predicted_class
 from experiments.evaluation.measure import Measure, Measured
 from experiments.evaluation.options import MeasureOptions
-from experiments.evaluation.run import Chosen, evaluate
+from experiments.evaluation.run import Chosen, run_measures
 from experiments.reports.records import mean_record
 from experiments.runtime import devices
 
@@ -79,7 +79,7 @@ def test_a_measure_compiles_a_check_for_one_batch_size_however_many_images_survi
         return Measured([mean_record("found", np.ones(3))], {"indices": np.arange(24)})
 
     measure = Measure("Survivors", {"standard": MeasureOptions()}, run, ())
-    evaluate(Evaluation(trained, digits), {"survivors": Chosen(measure, MeasureOptions())})
+    run_measures(Evaluation(trained, digits), {"survivors": Chosen(measure, MeasureOptions())})
     assert SHAPES == [6]  # 24 images on four devices
 
 

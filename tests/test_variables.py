@@ -76,7 +76,7 @@ def test_damaged_files_are_refused_in_one_line(tmp_path, kind):
 def test_what_is_no_file_of_variables(tmp_path):
     (tmp_path / "weights.txt").write_text("x")
     with pytest.raises(
-        UserError, match=r"is no file of variables: it must be one of \.npz, \.safetensors, \.msgpack, or a folder of orbax"
+        UserError, match=r"is no file of variables: it must be one of \.npz, \.safetensors, \.msgpack, \.pt, \.pth, or a folder of orbax"
     ):
         read_variables(str(tmp_path / "weights.txt"), LIKE)
     (tmp_path / "empty").mkdir()

@@ -28,7 +28,13 @@ ORIGINAL_LABELS = {
 
 
 def in_memory(name: str, image_shape: tuple[int, int, int]) -> Callable[[str, str | None], Images]:
-    """Loader of a tfds data set that fits in memory, validation = the first 5,000 training images as in the paper."""
+    """Loader of a tfds data set that fits in memory, validation = the first 5,000 training images as in the paper.
+
+    Raises:
+      ValueError: for a set whose original order is not known here; `tfds:NAME` takes any.
+    """
+    if name not in ORIGINAL_LABELS:
+        raise ValueError(f"the original order is known of {', '.join(ORIGINAL_LABELS)}, not of {name}: use tfds:{name}")
 
     def load_split(split: str, data_dir: str | None) -> Images:
         if split == "test":

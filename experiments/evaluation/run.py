@@ -70,7 +70,7 @@ def check_measures(evaluation: Evaluation, chosen: Mapping[str, Chosen], protoco
         measure.check(evaluation, own)
 
 
-def evaluate(evaluation: Evaluation, chosen: Mapping[str, Chosen], protocol: str = "standard") -> tuple[Result, dict[str, np.ndarray]]:
+def run_measures(evaluation: Evaluation, chosen: Mapping[str, Chosen], protocol: str = "standard") -> tuple[Result, dict[str, np.ndarray]]:
     """Measures a model: the result, and arrays per example.
 
     Args:

@@ -1,7 +1,7 @@
 """Projected gradient ascent (PGD) on any objective, inside any ball; and `ATTACKS`, attacks by name."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -201,6 +201,7 @@ def step_rule(name: str | StepRule) -> StepRule:
 # --- attacks by name ------------------------------------------------------------------------------------------------------------------------
 
 
+@runtime_checkable
 class Attack(Protocol):
     """A row of `ATTACKS`: ascends an objective inside a ball.
 

@@ -3,6 +3,7 @@ the others make models of networks of one's own.
 """
 
 from irob.models import resnets, torch_weights
+from irob.models.bound import BoundModel, bind
 from irob.models.cam_network import NETWORKS, CAMNetwork, Conv, MaxPool, PoolCNN, SmallCNN, WResNet, create
 from irob.models.linen_modules import LinenModel, from_linen
 from irob.models.nnx_modules import NnxModel, from_nnx
@@ -14,6 +15,7 @@ __all__ = [
     "MODELS",
     "NETWORKS",
     "RESNETS",
+    "BoundModel",
     "CAMNetwork",
     "Conv",
     "FunctionModel",
@@ -26,6 +28,7 @@ __all__ = [
     "SmallCNN",
     "WResNet",
     "WideResNet",
+    "bind",
     "create",
     "from_function",
     "from_linen",

@@ -1,0 +1,368 @@
+"""Whole batches in one call: `attack`, `evaluate`, `check`.
+
+Each is compiled once for a network and a size of batch, spread over all local devices, and takes any number of images. A classifier is a
+`BoundModel`, `irob.bind(network, params)`, or any function `x [H, W, c] -> logits [C]` (or an `Explanation`); a function is compiled anew for each
+object, so make it once.
+"""
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from irob.attacks import ATTACKS, Attack, Ball
+from irob.losses import LOSSES, cross_entropy, margin_loss
+from irob.metrics import Proportion, robust_accuracy
+from irob.models import BoundModel
+from irob.types import Array, Explanation, Image, Label, Logits, Params, PRNGKey, Scalar
+
+Classifier = BoundModel | Callable[[Image], Any]
+Progress = Callable[[Iterable[Any]], Iterable[Any]]  # e.g. tqdm.tqdm
+Loss = Callable[[Logits, Label], Scalar]
+
+
+class Evaluated(NamedTuple):
+    """Of n images.
+
+    clean, robust: accuracy without and under attack, with their 95% Wilson intervals.
+    predictions: classes under attack, `[n]`.
+    x_adv: attacked images, `[n, H, W, c]`; of one that is broken, what broke it, of one that is misclassified from the beginning, itself.
+    """
+
+    clean: Proportion
+    robust: Proportion
+    predictions: np.ndarray
+    x_adv: np.ndarray
+
+
+class Checked(NamedTuple):
+    """What `check` found.
+
+    num_classes: C.
+    clean: accuracy.
+    vanishing_gradients: proportion of the images at which the gradient of the cross-entropy is zero everywhere. More than a few hide the network from
+      gradient attacks (Carlini et al. 2019, https://arxiv.org/abs/1902.06705, sec. 4.2).
+    """
+
+    num_classes: int
+    clean: Proportion
+    vanishing_gradients: float
+
+
+def attack(
+    model: Classifier,
+    images: Array,
+    labels: Array,
+    ball: Ball,
+    *,
+    key: PRNGKey | int = 0,
+    targets: Array | None = None,
+    start: Array | None = None,
+    method: str | Attack = "pgd",
+    loss: str | Loss = "margin",
+    num_steps: int = 150,
+    restarts: int = 1,
+    batch_size: int = 256,
+    progress: Progress = iter,
+) -> np.ndarray:
+    """Attacked images, in the ball around each image and in [0, 1].
+
+    Later restarts take only the images that are still classified as their label (with targets: not yet as the target), so the result of an image is
+    the first that breaks it, or the last.
+
+    Args:
+      model: the classifier.
+      images: `[n, H, W, c]`, floats in [0, 1].
+      labels: `[n]`.
+      ball: such as `LInf(8 / 255)`.
+      key: of the random starts, or a seed. That of an image is of (key, restart, position), so neither batch size nor devices matter.
+      targets: `[n]`, classes that the attack leads to; None: away from the label.
+      start: `[n, H, W, c]`, where the first restart begins; None for where the method does.
+      method: a key of `attacks.ATTACKS`, or one's own.
+      loss: a key of `losses.LOSSES`, or `(logits, label) -> scalar`, that is ascended.
+      num_steps: of each restart.
+      restarts: how many.
+      batch_size: images at a time.
+      progress: wraps the batches, such as `tqdm.tqdm`.
+
+    Returns:
+      `[n, H, W, c]`, on the host.
+
+    Raises:
+      ValueError: for images, labels or targets that are none.
+
+    References:
+      Projected gradient descent: Madry et al. 2018, https://arxiv.org/abs/1706.06083.
+
+    >>> from irob.attacks import LInf
+    >>> classifier = lambda x: jnp.stack([jnp.mean(x), 1.0 - jnp.mean(x)])
+    >>> x = np.full((3, 4, 4, 1), [[[[0.52]]]], np.float32)
+    >>> x_adv = attack(classifier, x, np.array([0, 0, 1]), LInf(0.03))
+    >>> [int(jnp.argmax(classifier(x))) for x in x_adv]
+    [1, 1, 0]
+    """
+    run = _Run(model, images, labels, targets, ball, key, method, loss, num_steps, batch_size, progress)
+    x_adv = np.array(run.images)
+    broken = np.zeros(len(x_adv), bool)
+    for restart in range(restarts):
+        left = np.flatnonzero(~broken)
+        found = run.restart(restart, left, None if restart else start)
+        x_adv[left], predictions = found["x_adv"], found["prediction"]
+        broken[left] = predictions != run.labels[left] if targets is None else predictions == run.labels[left]
+    return x_adv
+
+
+def evaluate(
+    model: Classifier,
+    images: Array,
+    labels: Array,
+    ball: Ball,
+    *,
+    key: PRNGKey | int = 0,
+    method: str | Attack = "pgd",
+    losses: tuple[str | Loss, ...] = ("margin", "cross_entropy"),
+    num_steps: int = 150,
+    restarts: int = 5,
+    batch_size: int = 256,
+    progress: Progress = iter,
+) -> Evaluated:
+    """Clean and robust accuracy: the worst case over losses and restarts. What is broken, or wrong without an attack, is not attacked again.
+
+    Args:
+      model, images, labels, ball, key, method, num_steps, batch_size, progress: as in `attack`.
+      losses: attacked one after another.
+      restarts: of each loss.
+
+    Returns:
+      An `Evaluated`. Robust accuracy is an upper bound: stronger attacks may break more.
+
+    Raises:
+      ValueError: for images or labels that are none.
+
+    References:
+      The default is the protocol `standard` of this project. Wilson 1927, https://doi.org/10.2307/2276774.
+
+    >>> from irob.attacks import LInf
+    >>> classifier = lambda x: jnp.stack([jnp.mean(x), 1.0 - jnp.mean(x)])
+    >>> x = np.array([0.3, 0.52, 0.7], np.float32).reshape(3, 1, 1, 1)
+    >>> result = evaluate(classifier, x, np.array([1, 0, 0]), LInf(0.03))
+    >>> round(result.clean.value, 3), round(result.robust.value, 3), result.predictions.tolist()
+    (1.0, 0.667, [1, 1, 0])
+    """
+    runs = [_Run(model, images, labels, None, ball, key, method, loss, num_steps, batch_size, progress) for loss in losses]
+    first = runs[0]
+    clean = first.predict(first.images)
+    x_adv, predictions = np.array(first.images), clean.copy()
+    for number, run in enumerate(runs):
+        for restart in range(restarts):
+            left = np.flatnonzero(predictions == run.labels)
+            found = run.restart(number * restarts + restart, left, None)
+            x_adv[left], predictions[left] = found["x_adv"], found["prediction"]
+    return Evaluated(robust_accuracy(clean == first.labels), robust_accuracy(predictions == first.labels), predictions, x_adv)
+
+
+def check(model: Classifier, images: Array, labels: Array, *, batch_size: int = 256) -> Checked:
+    """Whether a classifier is what attacks take: one image in, finite logits out, the same ones twice, with finite gradients.
+
+    Args:
+      model, images, labels, batch_size: as in `attack`.
+
+    Returns:
+      A `Checked`.
+
+    Raises:
+      ValueError: names what is wrong.
+
+    References:
+      Carlini et al. 2019, https://arxiv.org/abs/1902.06705.
+
+    >>> found = check(lambda x: jnp.stack([jnp.mean(x), 0.5]), np.full((2, 4, 4, 1), 0.6, np.float32), np.array([0, 1]))
+    >>> found.num_classes, found.clean.value, found.vanishing_gradients
+    (2, 0.5, 0.0)
+    """
+    run = _Run(model, images, labels, None, None, 0, "pgd", "margin", 1, batch_size, iter)
+    found, again = (run.mapped(_checks, run.images, run.labels) for _ in range(2))
+    for name, what in (("finite", "logits that are not finite"), ("finite_gradient", "a gradient that is not finite")):
+        if not found[name].all():
+            raise ValueError(f"the classifier has {what} at image {int(np.argmin(found[name]))} and {int(np.sum(~found[name])) - 1} others")
+    if not np.array_equal(found["logits"], again["logits"]):
+        raise ValueError("the classifier gives other logits of the same image a second time: it draws at random, or keeps a state")
+    return Checked(run.num_classes, robust_accuracy(found["prediction"] == run.labels), float(np.mean(found["vanishing"])))
+
+
+class _Run:
+    """Checked images and labels of a classifier, and compiled functions mapped over them. With targets, `labels` are these."""
+
+    def __init__(
+        self,
+        model: Classifier,
+        images: Array,
+        labels: Array,
+        targets: Array | None,
+        ball: Any,
+        key: Any,
+        method: str | Attack,
+        loss: str | Loss,
+        num_steps: int,
+        batch_size: int,
+        progress: Progress,
+    ):
+        self.function: Any = model
+        self.params: Params = ()
+        if isinstance(model, BoundModel):
+            self.function, self.params = model.network, model.params
+        self.images, self.num_classes = _checked_images(self.function, self.params, images)
+        own = _checked_labels(labels, len(self.images), self.num_classes, "labels")
+        self.labels = own if targets is None else _checked_labels(targets, len(self.images), self.num_classes, "targets")
+        self.ball, self.key = ball, jax.random.key(key) if isinstance(key, int) else key
+        attack_of = _row(ATTACKS, method, "method")
+        self.spec = (attack_of, _row(LOSSES, loss, "loss"), num_steps, targets is not None)
+        self.batch_size, self.progress = batch_size, progress
+
+    def restart(self, number: int, rows: np.ndarray, start: Array | None) -> dict[str, np.ndarray]:
+        """The attacked images and predictions of one restart, of the images in these rows."""
+        if not len(rows):
+            return {"x_adv": self.images[:0], "prediction": np.zeros(0, np.int32)}
+        key = jax.random.fold_in(self.key, number)
+        starts = () if start is None else (np.asarray(start, np.float32)[rows],)
+        given = (self.images[rows], self.labels[rows], rows.astype(np.int32), *starts)
+        return self.mapped(_attacks, *given, shared=(self.ball, jax.random.key_data(key)))
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """The predicted classes, -1 where a logit is not finite."""
+        return self.mapped(_predictions, x)["prediction"]
+
+    def mapped(self, make: Callable[..., Any], *arrays: np.ndarray, shared: Any = ()) -> dict[str, np.ndarray]:
+        """A compiled function over arrays `[n, ...]`, in batches of one size."""
+        devices = jax.local_device_count()
+        size = -(-min(self.batch_size, len(self.images)) // devices)  # also where fewer are left: another size would be compiled anew
+        whole, results = size * devices, []
+        compiled = make(self.function, self.spec)
+        for i in self.progress(range(0, len(arrays[0]), whole)):
+            batch = [array[i : i + whole] for array in arrays]
+            count = len(batch[0])
+            padded = [
+                np.concatenate([part, np.repeat(part[-1:], whole - count, axis=0)]).reshape(devices, size, *part.shape[1:])
+                for part in batch
+            ]
+            out = compiled(self.params, shared, *padded)
+            results.append({name: np.asarray(part).reshape(whole, *part.shape[2:])[:count] for name, part in out.items()})
+        return {name: np.concatenate([result[name] for result in results]) for name in results[0]}
+
+
+def _logits(out: Any) -> Any:
+    return out.logits if isinstance(out, Explanation) else out
+
+
+def _forms(function: Any, params: Params) -> tuple[Callable[[Image], Any], Callable[[Image], Any]]:
+    """The logits of one image: the differentiable form, and the one for repeated gradients."""
+    if hasattr(function, "explain"):
+        frozen = function.frozen(params)
+        return lambda x: function.explain(params, x).logits, lambda x: frozen(x).logits
+    return lambda x: _logits(function(x)), lambda x: _logits(function(x))
+
+
+def _over_devices(of_batch: Callable[..., Any]) -> Callable[..., Any]:
+    """`(params, shared, *arrays [devices, n, ...])`, compiled for each number of arrays."""
+    compiled: dict[int, Callable[..., Any]] = {}
+
+    def run(params: Params, shared: Any, *arrays: Array) -> Any:
+        if len(arrays) not in compiled:
+            exact = jax.default_matmul_precision("highest")(of_batch)
+            compiled[len(arrays)] = jax.pmap(exact, in_axes=(None, None, *[0] * len(arrays)))
+        return compiled[len(arrays)](params, shared, *arrays)
+
+    return run
+
+
+@functools.lru_cache(maxsize=32)
+def _attacks(function: Any, spec: Any) -> Callable[..., Any]:
+    ascend, loss, num_steps, targeted = spec
+    sign = -1.0 if targeted else 1.0
+
+    def of_batch(params: Params, shared: Any, x: Array, labels: Array, positions: Array, *starts: Array) -> dict[str, Array]:
+        (ball, key_data), (explain, frozen) = shared, _forms(function, params)
+        key = jax.random.wrap_key_data(key_data)
+
+        def one(x: Image, label: Label, position: Array, *start: Image) -> dict[str, Any]:
+            def objective(x_adv: Image) -> tuple[Scalar, Scalar]:
+                logits = frozen(x_adv)
+                return sign * loss(logits, label), sign * margin_loss(logits, label)
+
+            first = ball.project(start[0], x) if start else None
+            x_adv = ascend(objective, ball, x, key=jax.random.fold_in(key, position), num_steps=num_steps, start=first).x_adv
+            return {"x_adv": x_adv, "prediction": _predicted(explain(x_adv))}
+
+        return jax.vmap(one)(x, labels, positions, *starts)
+
+    return _over_devices(of_batch)
+
+
+@functools.lru_cache(maxsize=32)
+def _predictions(function: Any, spec: Any) -> Callable[..., Any]:
+    def of_batch(params: Params, shared: Any, x: Array) -> dict[str, Array]:
+        explain, _ = _forms(function, params)
+        return {"prediction": jax.vmap(lambda x: _predicted(explain(x)))(x)}
+
+    return _over_devices(of_batch)
+
+
+@functools.lru_cache(maxsize=32)
+def _checks(function: Any, spec: Any) -> Callable[..., Any]:
+    def of_batch(params: Params, shared: Any, x: Array, labels: Array) -> dict[str, Array]:
+        explain, _ = _forms(function, params)
+
+        def one(x: Image, label: Label) -> dict[str, Array]:
+            logits = explain(x)
+            gradient = jax.grad(lambda z: cross_entropy(explain(z), label))(x)
+            return {
+                "logits": logits,
+                "finite": jnp.all(jnp.isfinite(logits)),
+                "finite_gradient": jnp.all(jnp.isfinite(gradient)),
+                "vanishing": jnp.all(gradient == 0.0),
+                "prediction": _predicted(logits),
+            }
+
+        return jax.vmap(one)(x, labels)
+
+    return _over_devices(of_batch)
+
+
+def _predicted(logits: Logits) -> Array:
+    return jnp.where(jnp.all(jnp.isfinite(logits)), jnp.argmax(logits), -1)
+
+
+def _row(table: Any, name: Any, what: str) -> Any:
+    if isinstance(name, str) and name not in table:
+        raise ValueError(f"unknown {what} {name!r}: choose one of {', '.join(table)}, or give a function")
+    return table[name] if isinstance(name, str) else name
+
+
+def _checked_images(function: Any, params: Params, images: Array) -> tuple[np.ndarray, int]:
+    """Images as float32 on the host, and the number of classes of the classifier."""
+    x = np.asarray(images)
+    if x.ndim != 4 or not len(x):
+        raise ValueError(f"images must be [n, H, W, c], got shape {x.shape}")
+    if not np.issubdtype(x.dtype, np.floating):
+        raise ValueError(f"images must be floats in [0, 1], got {x.dtype}: divide uint8 pixels by 255")
+    if not (np.isfinite(x).all() and x.min() >= 0.0 and x.max() <= 1.0):
+        raise ValueError(
+            f"images must be in [0, 1], got {x.min():g} .. {x.max():g}: what the network needs otherwise belongs into the classifier"
+        )
+    explain = (lambda z: function.explain(params, z)) if hasattr(function, "explain") else function
+    shape = jax.eval_shape(lambda z: _logits(explain(z)), jax.ShapeDtypeStruct(x.shape[1:], jnp.float32)).shape
+    if len(shape) != 1 or shape[0] < 2:
+        raise ValueError(f"a classifier takes one image {x.shape[1:]} and returns logits [C], this one returns shape {shape}")
+    return x.astype(np.float32), shape[0]
+
+
+def _checked_labels(labels: Array, n: int, num_classes: int, name: str) -> np.ndarray:
+    found = np.asarray(labels)
+    if found.shape != (n,) or not np.issubdtype(found.dtype, np.integer):
+        raise ValueError(f"{name} must be {n} whole numbers, one for each image, got {found.dtype} of shape {found.shape}")
+    if found.min() < 0 or found.max() >= num_classes:
+        raise ValueError(f"{name} must be in 0 .. {num_classes - 1}, got {found.min()} .. {found.max()}")
+    return found.astype(np.int32)
