@@ -6,6 +6,7 @@ import json
 import made_up.data
 import numpy as np
 import pytest
+import tfds_directories
 from conftest import ROOT
 from PIL import Image
 
@@ -170,6 +171,17 @@ def test_a_folder_and_an_nnx_network(commands, tmp_path):
     )
     commands.run("report", "--inputs", tmp_path / "one", "--out", tmp_path / "report", **OUTSIDE)
     assert "stripes" in (tmp_path / "report" / "report.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_set_of_tfds_by_name_trains(commands, tmp_path):
+    """Forty images under MNIST's name, resized, with a recipe from outside; `--data_dir` says where it is."""
+    tfds_directories.write_mnist(tmp_path / "tfds", n=80)
+    config = ("--config", "digits:adv,tiny", "--config.dataset=tfds:mnist@16", "--config.optimizer=made_up.recipes:sign_momentum")
+    commands.run("train", *config, "--data_dir", tmp_path / "tfds", "--workdir", tmp_path / "run", **OUTSIDE)
+    commands.run("evaluate", "--workdir", tmp_path / "run", "--data_dir", tmp_path / "tfds", "--eps", "0,0.1", "--steps", "5", **OUTSIDE)
+    result = json.loads((tmp_path / "run" / "standard_latest.json").read_text())
+    assert result["dataset"] == "tfds:mnist@16" and "16 x 16" in result["data"]["from"]
 
 
 @pytest.mark.slow

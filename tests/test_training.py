@@ -317,7 +317,7 @@ def test_dropout_draws_by_seed_step_and_position(digits):
     assert np.std([float(loss) for loss in losses]) > 0
 
 
-@pytest.mark.parametrize("passed", ["adversarial", "clean"])
+@pytest.mark.parametrize("passed", ["adversarial", "clean", "both"])
 def test_a_step_of_a_network_with_batch_norm_is_flaxs_on_the_whole_batch(passed, digits):
     """On four devices: the loss of `adv`, Adam, and the running statistics of the pass that the config names."""
     config = base.load_config("digits:adv,tiny", [f"batch_statistics={passed}", "eps_ramp=0,0"])
@@ -339,7 +339,11 @@ def test_a_step_of_a_network_with_batch_norm_is_flaxs_on_the_whole_batch(passed,
         return jax.numpy.mean(jax.vmap(irob.cross_entropy)(logits, labels)), new["batch_stats"]
 
     gradient, _ = jax.jit(jax.grad(loss, has_aux=True))(state.params["params"], x_adv)
-    _, statistics = loss(state.params["params"], x if passed == "clean" else x_adv)
+    variables = state.params
+    for images in {"clean": [x], "adversarial": [x_adv], "both": [x, x_adv]}[passed]:
+        _, new = network.module.apply(variables, images, train=True, mutable=["batch_stats"])
+        variables = {**variables, **new}
+    statistics = variables["batch_stats"]
     for found, expected in zip(jax.tree.leaves(after.params["batch_stats"]), jax.tree.leaves(statistics), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
     for found, expected in zip(jax.tree.leaves(after.optimizer[0].mu["params"]), jax.tree.leaves(gradient), strict=True):

@@ -92,8 +92,8 @@ FIELDS: dict[str, Field] = {
     ),
     "batch_statistics": Field(
         "adversarial",
-        choice("adversarial", "clean"),
-        "images whose running statistics a network with BatchNorm keeps for attacks and evaluation",
+        choice("adversarial", "clean", "both"),
+        "images whose running statistics a network with BatchNorm keeps for attacks and evaluation; both: of the clean ones, then of the others",
     ),
     "patience": Field(0, integer(), "training stops after so many validations without a higher robust accuracy; 0: never"),
     "checkpoint_every": Field(1_000, integer(1), "steps between checkpoints, each with a validation", decides=False),

@@ -127,8 +127,10 @@ def make_step(
         updates, optimizer_state = update(gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         if normalizes:
-            passed = x if config.batch_statistics == "clean" else x_adv
-            params |= {"batch_stats": updated_statistics(network, state.params, passed, dropout_keys)}
+            statistics = state.params
+            for passed in {"clean": (x,), "adversarial": (x_adv,), "both": (x, x_adv)}[config.batch_statistics]:
+                statistics = {**statistics, "batch_stats": updated_statistics(network, statistics, passed, dropout_keys)}
+            params |= {"batch_stats": statistics["batch_stats"]}
         finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((loss, params))]))
         bad = jnp.where((sums.first_nonfinite_step == 0) & ~finite, state.step + 1, sums.first_nonfinite_step)
         new = TrainState(params, optimizer_state, state.step + 1, state.key, moving_average(config, state, params))
