@@ -107,6 +107,7 @@ def cache_settings(
     from experiments.evaluation.options import settings
     from experiments.runtime import provenance
     from experiments.runtime.checkpoints import fingerprint
+    from experiments.runtime.models import network_digest
 
     return {
         "measures": {name: settings(own) for name, (_, own) in chosen.items()},
@@ -114,7 +115,7 @@ def cache_settings(
         "eps": ladder,
         "norm": model.norm,
         "seed": model.seed,
-        "network": fingerprint(model.params),
+        "network": [model.provenance["network"], network_digest(model.network, model.params), fingerprint(model.params)],
         "data": source,
         "versions": provenance.versions(),
         "git_revision": provenance.git_revision(),
@@ -138,7 +139,7 @@ def default_out(flag: Any, model: "EvaluatedModel", names: Sequence[str], texts:
     folder, stem = (
         (pathlib.Path(flag.workdir), f"{flag.protocol}_{flag.step}")
         if flag.workdir
-        else (pathlib.Path("runs"), f"{slug_of(model.name)}_{flag.protocol}")
+        else (pathlib.Path("runs"), f"{slug_of(' '.join([*([flag.model] if flag.model else []), model.name]))}_{flag.protocol}")
     )
     name = "_".join([stem, *parts]).replace(":", "_").replace("/", "_")
     return folder / f"{name}.json"

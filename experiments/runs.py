@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
+from absl import logging
 
 from experiments import data
 from experiments.configs import base
@@ -95,7 +96,12 @@ def open(workdir: str, step: str = "latest", parameters: str = "raw", data_dir: 
     Raises:
       UserError: if there is no such checkpoint.
     """
-    found = from_workdir(workdir, step, parameters)
+    said = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)  # orbax warns that it only reads
+    try:
+        found = from_workdir(workdir, step, parameters)
+    finally:
+        logging.set_verbosity(said)
     config = base.config_dict(base.with_defaults(found.provenance["config"]))
     model = bind(found.network, found.params)
     classes = data.find_dataset(found.dataset).classes

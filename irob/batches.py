@@ -1,9 +1,11 @@
 """Whole batches in one call: `attack`, `evaluate`, `check`.
 
 Each is compiled once for a network and a size of batch, spread over all local devices, and takes any number of images. A classifier is a
-`BoundModel`, `irob.bind(network, params)`, or any function `x [H, W, c] -> logits [C]` (or an `Explanation`); a function is compiled anew for each
-object, so make it once.
+`BoundModel`, `irob.bind(network, params)`, or any function `x [H, W, c] -> logits [C]` (or an `Explanation`). A function is compiled anew for each
+object, so make it once; what it closes over is fixed by its first call, so make another after training.
 """
+
+from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
@@ -12,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from irob.attacks import ATTACKS, Attack, Ball
 from irob.losses import LOSSES, cross_entropy, margin_loss
@@ -123,7 +126,7 @@ def evaluate(
     *,
     key: PRNGKey | int = 0,
     method: str | Attack = "pgd",
-    losses: tuple[str | Loss, ...] = ("margin", "cross_entropy"),
+    losses: str | Loss | tuple[str | Loss, ...] = ("margin", "cross_entropy"),
     num_steps: int = 150,
     restarts: int = 5,
     batch_size: int = 256,
@@ -133,7 +136,7 @@ def evaluate(
 
     Args:
       model, images, labels, ball, key, method, num_steps, batch_size, progress: as in `attack`.
-      losses: attacked one after another.
+      losses: one, or several that are attacked one after another.
       restarts: of each loss.
 
     Returns:
@@ -152,7 +155,8 @@ def evaluate(
     >>> round(result.clean.value, 3), round(result.robust.value, 3), result.predictions.tolist()
     (1.0, 0.667, [1, 1, 0])
     """
-    runs = [_Run(model, images, labels, None, ball, key, method, loss, num_steps, batch_size, progress) for loss in losses]
+    each = (losses,) if isinstance(losses, str) or callable(losses) else losses
+    runs = [_Run(model, images, labels, None, ball, key, method, loss, num_steps, batch_size, progress) for loss in each]
     first = runs[0]
     clean = first.predict(first.images)
     x_adv, predictions = np.array(first.images), clean.copy()
@@ -190,6 +194,9 @@ def check(model: Classifier, images: Array, labels: Array, *, batch_size: int = 
             raise ValueError(f"the classifier has {what} at image {int(np.argmin(found[name]))} and {int(np.sum(~found[name])) - 1} others")
     if not np.array_equal(found["logits"], again["logits"]):
         raise ValueError("the classifier gives other logits of the same image a second time: it draws at random, or keeps a state")
+    logits = found["logits"]
+    if np.all(logits >= 0.0) and np.allclose(np.sum(logits, axis=1), 1.0, atol=1e-4):
+        raise ValueError("the classifier returns probabilities: give its logits, before the softmax, whose gradients do not vanish")
     return Checked(run.num_classes, robust_accuracy(found["prediction"] == run.labels), float(np.mean(found["vanishing"])))
 
 
@@ -210,14 +217,20 @@ class _Run:
         batch_size: int,
         progress: Progress,
     ):
+        if isinstance(model, nnx.Module):
+            raise ValueError("an nnx module may change after it is compiled: give irob.bind(irob.models.from_nnx(module, ...), params)")
         self.function: Any = model
         self.params: Params = ()
         if isinstance(model, BoundModel):
             self.function, self.params = model.network, model.params
         self.images, self.num_classes = _checked_images(self.function, self.params, images)
-        own = _checked_labels(labels, len(self.images), self.num_classes, "labels")
-        self.labels = own if targets is None else _checked_labels(targets, len(self.images), self.num_classes, "targets")
-        self.ball, self.key = ball, jax.random.key(key) if isinstance(key, int) else key
+        self.labels = own = _checked_labels(labels, len(self.images), self.num_classes, "labels")
+        if targets is not None:
+            self.labels = _checked_labels(targets, len(self.images), self.num_classes, "targets")
+            if np.any(self.labels == own):
+                raise ValueError(f"targets must differ from the labels, {int(np.sum(self.labels == own))} do not")
+        self.ball = None if ball is None else _checked_ball(ball)
+        self.key = jax.random.key(int(key)) if isinstance(key, int | np.integer) else key
         attack_of = _row(ATTACKS, method, "method")
         self.spec = (attack_of, _row(LOSSES, loss, "loss"), num_steps, targets is not None)
         self.batch_size, self.progress = batch_size, progress
@@ -229,7 +242,7 @@ class _Run:
         key = jax.random.fold_in(self.key, number)
         starts = () if start is None else (np.asarray(start, np.float32)[rows],)
         given = (self.images[rows], self.labels[rows], rows.astype(np.int32), *starts)
-        return self.mapped(_attacks, *given, shared=(self.ball, jax.random.key_data(key)))
+        return self.mapped(_attacks, *given, shared=(self.ball, key))
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """The predicted classes, -1 where a logit is not finite."""
@@ -284,8 +297,7 @@ def _attacks(function: Any, spec: Any) -> Callable[..., Any]:
     sign = -1.0 if targeted else 1.0
 
     def of_batch(params: Params, shared: Any, x: Array, labels: Array, positions: Array, *starts: Array) -> dict[str, Array]:
-        (ball, key_data), (explain, frozen) = shared, _forms(function, params)
-        key = jax.random.wrap_key_data(key_data)
+        (ball, key), (explain, frozen) = shared, _forms(function, params)
 
         def one(x: Image, label: Label, position: Array, *start: Image) -> dict[str, Any]:
             def objective(x_adv: Image) -> tuple[Scalar, Scalar]:
@@ -357,6 +369,15 @@ def _checked_images(function: Any, params: Params, images: Array) -> tuple[np.nd
     if len(shape) != 1 or shape[0] < 2:
         raise ValueError(f"a classifier takes one image {x.shape[1:]} and returns logits [C], this one returns shape {shape}")
     return x.astype(np.float32), shape[0]
+
+
+def _checked_ball(ball: Any) -> Ball:
+    if not hasattr(ball, "random_point"):
+        raise ValueError(f"ball must be such as irob.LInf(8 / 255), got {type(ball).__name__}")
+    eps, most = float(ball.eps), float(type(ball).max_eps())
+    if not 0.0 <= eps <= most or not np.isfinite(eps):
+        raise ValueError(f"the radius of {type(ball).__name__} must be in [0, {most:g}] for pixels in [0, 1], got {eps:g}")
+    return ball
 
 
 def _checked_labels(labels: Array, n: int, num_classes: int, name: str) -> np.ndarray:

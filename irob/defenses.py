@@ -39,6 +39,8 @@ loss of a batch of N, so their networks have lambda = 1 / N; and what they call 
 The parameters of a row are the options of its method; keyword-only ones change how it is computed, not the result.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

@@ -1,5 +1,7 @@
 """Classification losses of one example. Larger = worse for the classifier: an attack ascends them, training descends them."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import jax

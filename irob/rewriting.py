@@ -9,6 +9,8 @@ With `SOFTPLUS` every `jax.nn.relu` becomes a softplus: it has the second deriva
 may keep a variance positive.)
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -102,7 +104,7 @@ class _Linear(NamedTuple):
         sides = zip(self.size, self.kernel.shape[:2], self.padding, strict=True)
         return int(np.prod([convolutions.output_size(side, width, self.stride, pad) for side, width, pad in sides]))
 
-    def times(self, factor: Any) -> "_Linear":
+    def times(self, factor: Any) -> _Linear:
         """The value times a number."""
         return self._replace(kernel=self.kernel * factor, bias=self.bias * factor)
 

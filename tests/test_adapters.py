@@ -210,6 +210,36 @@ class Dropped(nn.Module):
         return nn.Dense(self.classes, name="head")(x.mean(axis=(-3, -2)))
 
 
+class Training(nn.Module):
+    """BatchNorm behind a flag of another name, or behind none."""
+
+    classes: int
+
+    @nn.compact
+    def __call__(self, x, training=False):
+        x = nn.BatchNorm(use_running_average=not training)(nn.Conv(4, (1, 1), name="conv")(x))
+        self.sow("intermediates", "features", x)
+        return nn.Dense(self.classes, name="head")(x.mean(axis=(-3, -2)))
+
+
+class Without(Training):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.BatchNorm(use_running_average=True)(nn.Conv(4, (1, 1), name="conv")(x))
+        self.sow("intermediates", "features", x)
+        return nn.Dense(self.classes, name="head")(x.mean(axis=(-3, -2)))
+
+
+def make_training(input_shape, num_classes):
+    """For `config.network`."""
+    return Training(num_classes)
+
+
+def make_without(input_shape, num_classes):
+    """For `config.network`."""
+    return Without(num_classes)
+
+
 def make_dropped(input_shape, num_classes):
     """For `config.network`."""
     return Dropped(num_classes)
@@ -274,6 +304,17 @@ def test_both_images_of_a_loss_have_statistics_of_their_own(normalized):
     clean, adversarial = batched(variables, x)[0], batched(variables, x_adv)[0]
     expected = jnp.mean(jax.vmap(irob.cross_entropy)(clean, labels) + 2 * jax.vmap(irob.losses.kl_divergence)(clean, adversarial))
     assert float(found) == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("classes", [2, 1000])
+@pytest.mark.parametrize("shape", [(12, 8, 1), (8, 12, 3)])
+def test_two_to_a_thousand_classes_and_images_that_are_not_square(classes, shape):
+    own = from_linen(Normalized(classes), shape, classes)
+    variables = own.initial_params()
+    x = np.random.default_rng(0).uniform(size=shape).astype(np.float32)
+    maps, logits = jax.jit(own.frozen(variables))(x)
+    assert maps.shape == (shape[0] // 2, shape[1] // 2, classes)
+    np.testing.assert_allclose(logits, Normalized(classes).apply(variables, x[None])[0], rtol=1e-3, atol=1e-4)
 
 
 # --- nnx ------------------------------------------------------------------------------------------------------------------------------------
@@ -351,6 +392,20 @@ def test_training_an_nnx_module_is_its_own_batch_norm_and_dropout(of_nnx):
     assert_close(drawn(x, keys), drawn(x, keys))
     assert np.abs(drawn(x, keys) - expected).max() > 1e-3
     assert np.abs(drawn(x, keys) - drawn(x, keys[::-1])).max() > 1e-3
+
+
+def test_layers_of_dropout_draw_apart():
+    class Twice(nnx.Module):
+        def __init__(self, rngs):
+            self.first, self.second = nnx.Dropout(0.5, rngs=rngs), nnx.Dropout(0.5, rngs=rngs)
+
+        def __call__(self, x):
+            return jnp.concatenate([self.first(x).reshape(-1), self.second(x).reshape(-1)])
+
+    own = irob.models.from_nnx(lambda rngs: Twice(rngs), (8, 8, 1), 128, features=None)
+    logits = own.training({}, np.ones((8, 8, 1), np.float32), irob.maps.READOUTS["cam"], ("n",), KEY).logits
+    first, second = np.split(np.asarray(logits), 2)
+    assert {0.0, 2.0} == set(first) == set(second) and 10 < np.sum(first != second) < 54
 
 
 def test_nnx_modules_that_are_no_such_network_are_refused():

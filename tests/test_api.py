@@ -40,6 +40,13 @@ def test_namespaces_and_the_names_that_one_types_daily():
         assert any(getattr(getattr(irob, space), name, None) is getattr(irob, name) for space in NAMESPACES), name
 
 
+def test_signatures_are_readable_in_help():
+    """Types by their names, not as the unions that they stand for."""
+    for name in FLAT:
+        if inspect.isfunction(getattr(irob, name)):
+            assert len(str(inspect.signature(getattr(irob, name)))) < 500, name
+
+
 def test_the_overview_names_every_namespace():
     described = re.findall(r"^    irob\.(\w+)", irob.__doc__, flags=re.MULTILINE)
     assert set(described) == NAMESPACES and len(described) == len(NAMESPACES)

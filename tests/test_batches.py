@@ -111,6 +111,8 @@ def test_check_says_what_is_wrong(both):
     assert found.num_classes == 10 and found.clean.value == np.mean(predicted(model, x) == labels) and found.vanishing_gradients == 0
     masked = irob.check(lambda z: jnp.round(model(z).logits), x, labels)
     assert masked.vanishing_gradients == 1.0
+    with pytest.raises(ValueError, match="the classifier returns probabilities: give its logits"):
+        irob.check(lambda z: jax.nn.softmax(model(z).logits), x, labels)
     with pytest.raises(ValueError, match=r"the classifier has logits that are not finite at image 0 and 23 others"):
         irob.check(lambda z: model(z).logits / 0.0, x, labels)
     with pytest.raises(ValueError, match=r"the classifier has a gradient that is not finite at image"):
@@ -127,13 +129,18 @@ def test_check_says_what_is_wrong(both):
         ({"labels": np.full(24, 10)}, "labels must be in 0 .. 9, got 10 .. 10"),
         ({"labels": np.full(24, 0.5)}, "labels must be 24 whole numbers"),
         ({"targets": np.full(24, -1)}, "targets must be in 0 .. 9, got -1 .. -1"),
+        ({"targets": "labels"}, "targets must differ from the labels, 24 do not"),
+        ({"ball": 0.1}, r"ball must be such as irob.LInf\(8 / 255\), got float"),
+        ({"ball": irob.LInf(8.0)}, r"the radius of LInf must be in \[0, 1\] for pixels in \[0, 1\], got 8"),
+        ({"ball": irob.L2(-0.1)}, r"the radius of L2 must be in .*, got -0.1"),
         ({"method": "fgsmm"}, "unknown method 'fgsmm': choose one of pgd"),
         ({"loss": "hinge"}, "unknown loss 'hinge': choose one of"),
         ({"model": lambda x: jnp.zeros((3, 4))}, r"returns logits \[C\], this one returns shape \(3, 4\)"),
     ],
 )
-def test_bad_input_is_refused(both, change, message):
+def test_bad_input_is_refused(both, change, message, unchecked):
     model, x, labels = both
+    change = {"targets": labels} if change.get("targets") is not None and isinstance(change["targets"], str) else change
     given = {"model": model, "images": x, "labels": labels, "ball": irob.LInf(0.1)} | change
     with pytest.raises(ValueError, match=message):
         irob.attack(**given)

@@ -21,7 +21,7 @@ def commands_of(document):
 
 def tiny(command, tmp_path):
     """The same command at the size of a test."""
-    command = command.replace("runs/", f"{tmp_path}/").replace(",tiny", "").replace(",fast", "")
+    command = command.replace("runs/", f"{tmp_path}/").replace(",tiny", "").replace(",fast", "").replace(",trades_wrn", "")
     command = re.sub(r"(configs/\w+\.py:\w+)", r"\1,tiny", command)
     command = re.sub(r"configs/(mnist|cifar10).py", "configs/digits.py", command)
     command = re.sub(r" --config\.num_steps=\S+| --config\.(learning_rate|eps_ramp)\S*", "", command)

@@ -54,8 +54,13 @@ def test_without_splits_every_class_is_divided_80_10_10_and_always_so(tmp_path):
     [
         ({"images": IMAGES}, "there is no array 'labels'; the file has images"),
         ({"images": IMAGES[0, 0], "labels": LABELS}, r"images must be \[n, H, W\] or \[n, H, W, c\], got shape \(9, 3\)"),
+        (
+            {"images": IMAGES.transpose(0, 3, 1, 2), "labels": LABELS},
+            r"images look like \[n, c, H, W\], got shape \(40, 3, 6, 9\): transpose",
+        ),
+        ({"images": IMAGES / 255.0 / 255.0, "labels": LABELS}, r"the largest here is 0.00392157: divided by 255 twice\?"),
         ({"images": IMAGES / 1.0, "labels": LABELS}, r"images of floats must be in \[0, 1\], got 0 .. 255: divide by 255, or store uint8"),
-        ({"images": np.full((40, 2, 2), np.nan), "labels": LABELS}, r"images of floats must be in \[0, 1\]"),
+        ({"images": np.full((40, 2, 2), np.nan), "labels": LABELS}, r"images of floats must be in \[0, 1\], some are not finite"),
         ({"images": IMAGES.astype(np.int32), "labels": LABELS}, r"images must be uint8, or floats in \[0, 1\], got int32"),
         ({"images": IMAGES, "labels": LABELS[:9]}, r"labels must be 40 whole numbers, one for each image, got int64 of shape \(9,\)"),
         ({"images": IMAGES, "labels": LABELS / 2}, "labels must be 40 whole numbers, one for each image, got float64"),

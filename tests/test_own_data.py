@@ -80,6 +80,16 @@ def test_a_large_folder_is_a_stream_of_the_same_images(tmp_path, monkeypatch):
     np.testing.assert_array_equal(labels, in_memory.labels[[3, 0, 9]])
 
 
+def test_sixteen_bits_are_scaled_and_unknown_ranges_refused(tmp_path):
+    pixels = np.array([[0, 1000], [30000, 65535]], np.uint16)
+    image = Image.fromarray(pixels)
+    np.testing.assert_array_equal(sizes.resized(image, (2, 2, 1))[..., 0], np.round(pixels / 257.0))
+    with pytest.raises(UserError, match="pixels of mode F, of unknown range"):
+        sizes.resized(Image.fromarray(np.ones((2, 2), np.float32)), (2, 2, 1))
+    with pytest.raises(UserError, match="images of size 0 x 0 have no pixels"):
+        sizes.place_and_size("a@0")
+
+
 def test_resizing_is_pillows(tmp_path):
     pixels = RANDOM.integers(0, 256, (10, 12, 3), np.uint8)
     expected = np.asarray(Image.fromarray(pixels).resize((5, 4), Image.Resampling.BILINEAR))

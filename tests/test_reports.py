@@ -55,6 +55,16 @@ def test_a_network_measured_under_paper_alone_is_named():
     assert coverage(entries[:1]) == []
 
 
+def test_two_seeds_of_one_network_are_two_rows(tmp_path):
+    from experiments.reports.entries import read_entries
+    from experiments.reports.results import write_result
+
+    for seed in (1, 2):
+        result = dataclasses.replace(entry().result, seed=seed, provenance=PROVENANCE)
+        write_result(result, {"pgd/indices": np.arange(2)}, tmp_path / f"seed{seed}.json")
+    assert sorted(e.label for e in read_entries([str(tmp_path)])) == ["int, seed 1", "int, seed 2"]
+
+
 def test_an_entry_of_one_measure_has_its_records_and_arrays_alone():
     both = entry()
     assert list(both.of("pgd").arrays) == ["indices"] and len(both.of("pgd").records()) == 2

@@ -89,3 +89,43 @@ def test_a_workdir_is_read_whatever_optimizer_trained_it(tmp_path):
     assert checksums(model.params) == checksums(params)
     assert (model.name, model.norm, model.eps) == ("int", "linf", (0.0, 0.05, 0.1, 0.15, 0.2))
     assert model.provenance["checkpoint"]["step"] == 8 and model.provenance["config"]["defense"] == {"weight": 0.01}
+
+
+def test_networks_with_the_same_parameters_are_told_apart():
+    """By what they compute: an unfinished evaluation of one is not continued with another."""
+    init = lambda seed: np.ones((4, 2), np.float32)
+    networks = [irob.models.from_function(lambda w, x, s=s: s * (x.reshape(-1) @ w), init, (2, 2, 1), 2) for s in (1.0, -1.0, 1.0)]
+    one, other, same = (models.network_digest(network, init(0)) for network in networks)
+    assert one == same != other
+
+
+def test_a_make_may_return_a_function_of_random_numbers():
+    config = base.load_config("digits:adv,tiny")
+    config.network = "test_runtime_models:drawn"
+    network = models.build_network(config)
+    kernels = [network.initial_params(seed)["params"]["head"]["kernel"] for seed in (1, 1, 2)]
+    np.testing.assert_array_equal(kernels[0], kernels[1])
+    assert np.abs(kernels[0] - kernels[2]).max() > 0.1
+    config.network = "test_runtime_models:nothing"
+    with pytest.raises(UserError, match=r"it must return an irob.types.Model, or a linen or nnx module"):
+        models.build_network(config)
+
+
+def drawn(input_shape, num_classes):
+    """For `config.network`: nnx modules of a seed."""
+    from flax import nnx
+
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.features = nnx.Conv(input_shape[-1], 8, (4, 4), strides=4, rngs=rngs)
+            self.head = nnx.Linear(8, num_classes, rngs=rngs)
+
+        def __call__(self, x):
+            return self.head(self.features(x).mean(axis=(-3, -2)))
+
+    return lambda rngs: Net(rngs)
+
+
+def nothing(input_shape, num_classes):
+    """For `config.network`, and no network."""
+    return 3

@@ -348,3 +348,50 @@ def test_a_step_of_a_network_with_batch_norm_is_flaxs_on_the_whole_batch(passed,
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
     for found, expected in zip(jax.tree.leaves(after.optimizer[0].mu["params"]), jax.tree.leaves(gradient), strict=True):
         np.testing.assert_allclose(found / 0.1, expected, atol=2e-4 * max(np.abs(expected).max(), 1e-2))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("make_training", "its __call__ takes 'training': training passes train=True"),
+        ("make_without", "it has BatchNorm and its __call__ takes no flag"),
+    ],
+)
+def test_a_network_that_would_not_know_that_it_is_trained_is_refused(tmp_path, name, message):
+    config = base.load_config("digits:adv,tiny")
+    config.network = f"test_adapters:{name}"
+    with pytest.raises(UserError, match=message):
+        train(config, str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_ramp_that_ends_after_the_run_is_said(tmp_path, capsys):
+    config = base.load_config("digits:adv,tiny", ["num_steps=4", "eps_ramp=2,100"])
+    train(config, str(tmp_path))
+    assert "warning: eps is 0.00122449 at the last step, not 0.12: config.eps_ramp = (2, 100) ends after it" in capsys.readouterr().err
+
+
+def test_a_start_that_fails_on_its_parameters_leaves_the_workdir_free(tmp_path):
+    config = base.load_config("digits:normal,tiny", ["init_from=/nowhere.npz"])
+    with pytest.raises(UserError, match=r"there is no file of variables /nowhere.npz"):
+        train(config, str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("augment=padded_crop(pad=-1)", r"the augmentation padded_crop\(pad=-1\) of images \(28, 28, 1\): pad must not be negative"),
+        ("mix=mixup(alpha=0.0)", r"the mixture mixup\(alpha=0.0\) .*: alpha must be positive, got 0.0: mix=none mixes nothing"),
+        ("augment=test_training:halved", r"must return float32 images of shape \(28, 28, 1\)"),
+    ],
+)
+def test_augmentations_are_tried_before_the_workdir_is_taken(tmp_path, override, message):
+    with pytest.raises(UserError, match=message):
+        train(base.load_config("digits:adv,tiny", [override]), str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def halved(key, x):
+    """An augmentation that is none."""
+    return x[::2]

@@ -46,6 +46,9 @@ def test_parameters_alone_need_no_level_above(tmp_path):
     np.savez(tmp_path / "bare.npz", **{key.removeprefix("params/"): value.astype(np.float64) for key, value in FLAT.items()})
     found = read_variables(str(tmp_path / "bare.npz"), LIKE)
     assert checksums(found) == checksums(TREE)
+    dotted = {key.removeprefix("params/").replace("/", "."): value for key, value in FLAT.items()}
+    safetensors.numpy.save_file(dotted, tmp_path / "bare.safetensors")
+    assert checksums(read_variables(str(tmp_path / "bare.safetensors"), LIKE)) == checksums(TREE)
 
 
 @pytest.mark.parametrize(
@@ -55,6 +58,7 @@ def test_parameters_alone_need_no_level_above(tmp_path):
         ({"params/tail/bias": np.ones(1)}, r"has an array \['params/tail/bias'\] that this network does not have"),
         ({"params/head/bias": np.ones(3)}, r"params/head/bias has shape \(3,\), in this network it has \(2,\)"),
         ({"params/head/bias": np.array([np.nan, 1])}, "params/head/bias is not finite"),
+        ({"params/head/bias": np.ones(2, jax.numpy.bfloat16)}, "params/head/bias is of the type .*: store float32"),
     ],
 )
 def test_arrays_of_another_network_are_named(tmp_path, change, message):

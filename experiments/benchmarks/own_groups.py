@@ -51,7 +51,7 @@ def as_users_write_it(name: str) -> tuple[Any, Any, Any]:
     return network, from_linen(PlainNetwork(network.layers, 10), shape, 10), network.initial_params()
 
 
-def attacked(explain_of: Callable[[Any], Callable[[Any], Any]], params: Any, x: Any, labels: Any, steps: int) -> Callable[[], Any]:
+def ascent_of(explain_of: Callable[[Any], Callable[[Any], Any]], params: Any, x: Any, labels: Any, steps: int) -> Callable[[], Any]:
     """PGD on the cross-entropy of a batch, compiled, as a function without arguments; it returns the logits of what it reached."""
 
     @jax.jit
@@ -78,7 +78,7 @@ def own_network(name: str) -> Group:
         return lambda z: explain(z).logits
 
     title = f"{name} in plain linen: PGD, {steps} steps, {n} images"
-    return Group(title, attacked(prepared, params, x, labels, steps), own_peers, (name, params, x, labels, steps), check=equal_logits)
+    return Group(title, ascent_of(prepared, params, x, labels, steps), own_peers, (name, params, x, labels, steps), check=equal_logits)
 
 
 def own_peers(name: str, params: Any, x: Any, labels: Any, steps: int) -> dict[str, Callable[[], Any]]:
@@ -90,7 +90,7 @@ def own_peers(name: str, params: Any, x: Any, labels: Any, steps: int) -> dict[s
         return lambda z: explain(z).logits
 
     as_it_stands = lambda params: lambda z: own.module.apply({"params": params}, z[None])[0]  # noqa: E731
-    return {"table form": attacked(of_table, params, x, labels, steps), "flax": attacked(as_it_stands, params, x, labels, steps)}
+    return {"table form": ascent_of(of_table, params, x, labels, steps), "flax": ascent_of(as_it_stands, params, x, labels, steps)}
 
 
 def equal_logits(found: dict[str, np.ndarray]) -> str:

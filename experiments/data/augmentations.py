@@ -28,6 +28,8 @@ def flip(key: PRNGKey, x: Image) -> Image:
 
 def padded_crop(key: PRNGKey, x: Image, pad: int = 4) -> Image:
     """A crop of the size of x at a uniformly random place of x with `pad` zeros on each side."""
+    if pad < 0:
+        raise ValueError(f"pad must not be negative, got {pad}")
     row, column = jax.random.randint(key, (2,), 0, 2 * pad + 1)
     padded = jnp.pad(x, ((pad, pad), (pad, pad), (0, 0)))
     return jax.lax.dynamic_slice(padded, (row, column, 0), x.shape)
@@ -49,19 +51,26 @@ def rectangle(x: Image, top: Array | int, left: Array | int, height: Array | int
 
 def mixup(key: PRNGKey, x: Image, other: Image, alpha: float = 1.0) -> tuple[Image, Scalar]:
     """`w x + (1 - w) other`, and w."""
-    weight = jax.random.beta(key, alpha, alpha, dtype=x.dtype)
+    weight = beta(key, alpha, x)
     return weight * x + (1.0 - weight) * other, weight
 
 
 def cutmix(key: PRNGKey, x: Image, other: Image, alpha: float = 1.0) -> tuple[Image, Scalar]:
     """The image with a rectangle of the other, and the part of the area that is its own."""
     of_weight, of_place = jax.random.split(key)
-    sides = jnp.sqrt(1.0 - jax.random.beta(of_weight, alpha, alpha, dtype=x.dtype))
+    sides = jnp.sqrt(1.0 - beta(of_weight, alpha, x))
     height, width, _ = x.shape
     row, column = jax.random.uniform(of_place, (2,)) * jnp.array([height, width], x.dtype)
     tall, wide = sides * height, sides * width
     inside = rectangle(x, jnp.round(row - tall / 2), jnp.round(column - wide / 2), jnp.round(tall), jnp.round(wide))
     return jnp.where(inside, other, x), 1.0 - jnp.mean(inside, dtype=x.dtype)
+
+
+def beta(key: PRNGKey, alpha: float, x: Image) -> Array:
+    """A weight of Beta(alpha, alpha), in the type of the image."""
+    if alpha <= 0:
+        raise ValueError(f"alpha must be positive, got {alpha}: mix=none mixes nothing")
+    return jax.random.beta(key, alpha, alpha, dtype=x.dtype)
 
 
 def unmixed(key: PRNGKey, x: Image, other: Image) -> tuple[Image, Scalar]:

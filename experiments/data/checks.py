@@ -24,7 +24,13 @@ def checked(arrays: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, tuple[str, 
     images = images[..., None] if images.ndim == 3 else images
     if images.ndim != 4 or not images.size:
         raise ValueError(f"images must be [n, H, W] or [n, H, W, c], got shape {shape}")
+    if images.shape[1] in (1, 3) and images.shape[3] > 4:
+        raise ValueError(f"images look like [n, c, H, W], got shape {shape}: transpose them to [n, H, W, c]")
     if np.issubdtype(images.dtype, np.floating):
+        if not np.isfinite(images).all():
+            raise ValueError("images of floats must be in [0, 1], some are not finite")
+        if images.max() <= 1.001 / 255:
+            raise ValueError(f"images of floats must be in [0, 1], the largest here is {images.max():g}: divided by 255 twice?")
         if not (np.isfinite(images).all() and images.min() >= 0.0 and images.max() <= 1.0):
             raise ValueError(f"images of floats must be in [0, 1], got {images.min():g} .. {images.max():g}: divide by 255, or store uint8")
         images = images.astype(np.float32)
@@ -47,7 +53,7 @@ def refuse_empty_classes(labels: np.ndarray, classes: tuple[str, ...]) -> None:
       ValueError: names the first.
     """
     for c in np.setdiff1d(np.arange(len(classes)), labels):
-        raise ValueError(f"labels: class {c} ({classes[c]}) has no image in the train split")
+        raise ValueError(f"labels: class {c} ({classes[c]}) has no image in the train split (classes count from 0)")
 
 
 def given_splits(names: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -126,7 +126,7 @@ def shape_of(files: Sequence[pathlib.Path], size: tuple[int, int] | None, name: 
     if size is None and len(sizes) > 1:
         (one, first), (other, second) = list(sizes.items())[:2]
         raise UserError(f"{name}: images have several sizes ({first.name} {one}, {second.name} {other}): give one, as in {name}@{one[0]}")
-    gray = all(mode in ("L", "1") for _, mode in found)
+    gray = all(mode in ("L", "LA", "1") or mode.startswith("I;16") for _, mode in found)
     height, width = size or next(iter(sizes))
     return height, width, 1 if gray else 3
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from experiments.data.array_cache import cached_arrays
 from experiments.data.splits import Images, Split, Stream
+from experiments.runtime.errors import refuse
 from experiments.runtime.storage import cache_dir
 
 MOST_IN_MEMORY = 2**30  # bytes of decoded images; larger splits are read from disk, batch by batch
@@ -18,7 +19,9 @@ def place_and_size(text: str) -> tuple[str, tuple[int, int] | None]:
     found = re.fullmatch(r"(.+)@(\d+)(?:x(\d+))?", text)
     if found is None:
         return text, None
-    return found[1], (int(found[2]), int(found[3] or found[2]))
+    size = int(found[2]), int(found[3] or found[2])
+    refuse(min(size) < 1, f"{text}: images of size {size[0]} x {size[1]} have no pixels")
+    return found[1], size
 
 
 def resized(image: Any, shape: tuple[int, int, int]) -> np.ndarray:
@@ -27,6 +30,9 @@ def resized(image: Any, shape: tuple[int, int, int]) -> np.ndarray:
 
     if isinstance(image, np.ndarray):
         image = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    if image.mode.startswith("I;16"):  # Pillow would clip at 255
+        image = Image.fromarray(np.round(np.asarray(image, np.float32) / 257.0).astype(np.uint8))
+    refuse(image.mode in ("I", "F"), f"an image has pixels of mode {image.mode}, of unknown range: store 8 or 16 bits")
     mode = "L" if shape[2] == 1 else "RGB"
     image = image if image.mode == mode else image.convert(mode)
     image = image if image.size == (shape[1], shape[0]) else image.resize((shape[1], shape[0]), Image.Resampling.BILINEAR)

@@ -97,16 +97,18 @@ def _result_files(given: pathlib.Path) -> list[pathlib.Path]:
 
 
 def identity(result: Result) -> str:
-    """What tells one network from another: the checksums of its parameters, and which of a checkpoint's it has."""
+    """What tells one row of a report from another: the checksums of the parameters, which of a checkpoint's, the seed of the attacks."""
     provenance = result.provenance
     checksums = provenance["weights"]["sha256"] if "weights" in provenance else provenance["checkpoint"]["sha256"]
-    return json.dumps([checksums, provenance.get("parameters", "raw")], sort_keys=True)
+    return json.dumps([checksums, provenance.get("parameters", "raw"), result.seed], sort_keys=True)
 
 
 def _unique_labels(loaded: Sequence[Result]) -> dict[str, str]:
     """Identity -> method or file name; where two networks share one, with the workdir and step, then with a number."""
     names = {identity(result): result for result in loaded}
-    labels = {key: result.method for key, result in names.items()}
+    of_network = lambda key: json.loads(key)[:2]  # noqa: E731
+    several = [key for key in names if sum(of_network(key) == of_network(other) for other in names) > 1]
+    labels = {key: result.method + (f", seed {result.seed}" if key in several else "") for key, result in names.items()}
     for from_checkpoint in (True, False):
         shared = {label for label in labels.values() if list(labels.values()).count(label) > 1}
         for i, (key, label) in enumerate(labels.items()):

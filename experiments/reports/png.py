@@ -11,12 +11,15 @@ SHOWN = 10
 
 
 def write_examples(arrays: Mapping[str, np.ndarray], out: pathlib.Path, classes: Sequence[str]) -> list[pathlib.Path]:
-    """Writes the first images of every `examples_N_steps [eps, n, H, W, c]` beside a result: OUT_examples/eps0.1_17_dog_as_cat.png.
+    """Writes the first images of every `examples_N_steps [eps, n, H, W, c]` beside a result: OUT_examples/eps0.1_150_steps_17_dog_as_cat.png.
 
     PNG rounds to 256 values; the .npz file has the images exactly.
     """
     from PIL import Image
 
+    folder = out.with_name(f"{out.stem}_examples")
+    for old in folder.glob("eps*.png"):
+        old.unlink()
     written = []
     for key in [key for key in arrays if "/examples_" in key]:
         measure, _, rest = key.partition("/examples_")
@@ -25,10 +28,10 @@ def write_examples(arrays: Mapping[str, np.ndarray], out: pathlib.Path, classes:
         for e, eps in enumerate(found["eps"]):
             for i in range(min(SHOWN, len(found["indices"]))):
                 predicted = found[f"predictions_{rest}"][e, i]
-                name = f"eps{eps:.4g}_{found['indices'][i]}_{names(found['labels'][i])}_as_{names(predicted)}.png"
+                name = f"eps{eps:.4g}_{rest}_{found['indices'][i]}_{names(found['labels'][i])}_as_{names(predicted)}.png"
                 pixels = np.round(255 * arrays[key][e, i]).astype(np.uint8)
                 image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-                path = out.with_name(f"{out.stem}_examples") / name
+                path = folder / name
                 save_atomically(path, lambda file, image=image: image.save(file, format="png"))  # type: ignore[misc]
                 written.append(path)
     return written

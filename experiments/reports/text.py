@@ -30,8 +30,9 @@ def result_text(result: Result, measures: Mapping[str, Printed]) -> str:
 
 
 def rows_of(records: Sequence[Record], columns: Sequence[tuple[str, str]]) -> list[list[str]]:
-    """A header and a row per record."""
-    return [[heading for heading, _ in columns], *([field_text(record, field) for _, field in columns] for record in records)]
+    """A header and a row per record, without columns that are empty."""
+    kept = [(heading, field) for heading, field in columns if any(field_text(record, field) for record in records)]
+    return [[heading for heading, _ in kept], *([field_text(record, field) for _, field in kept] for record in records)]
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -14,7 +14,8 @@ from experiments.runtime.values import Kind
 Call = tuple[str, dict[str, Any]]
 NAMED = r"[\w.:-]+\s*(?:\([^()]*\))?"
 TYPES: tuple[tuple[type, tuple[type, ...]], ...] = ((bool, (bool,)), (int, (int,)), (float, (int, float)))  # of a default, of a value
-MUST = "must be a name, or a name with keyword arguments such as sgd(momentum=0.9)"
+MUST = 'must be a name, a name with keyword arguments such as sgd(momentum=0.9), or a pair such as ("sgd", {"momentum": 0.9})'
+PASSED = ("learning_rate", "key", "x", "other")  # parameters that a user cannot give
 
 
 def call_of(table: Mapping[str, Callable[..., Any]], what: str, given: Sequence[str] = ()) -> Kind:
@@ -43,7 +44,7 @@ def calls_of(table: Mapping[str, Callable[..., Any]], what: str, given: Sequence
 
     def check(values: Any) -> tuple[Call, ...]:
         if isinstance(values, str) or not isinstance(values, Sequence):
-            raise ValueError("must be several names, separated by commas")
+            raise ValueError("must be a tuple of names; as text of a flag they are separated by commas")
         return tuple(one.check(value) for value in values)
 
     def read(text: str) -> tuple[Call, ...]:
@@ -79,10 +80,10 @@ def parsed(text: str) -> Call:
     name, arguments = found.groups()
     try:
         call = ast.parse(f"f({arguments or ''})", mode="eval").body
-        if not isinstance(call, ast.Call) or call.args:
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args or not all(k.arg for k in call.keywords):
             raise ValueError(MUST)
-        return name, {str(keyword.arg): _literal(keyword.value) for keyword in call.keywords if keyword.arg}
-    except SyntaxError as error:
+        return name, {str(keyword.arg): _literal(keyword.value) for keyword in call.keywords}
+    except (SyntaxError, TypeError, ZeroDivisionError) as error:
         raise ValueError(MUST) from error
 
 
@@ -104,6 +105,8 @@ def check_options(function: Callable[..., Any], name: str, options: Mapping[str,
     known = [key for key in parameters if key not in given or key in options]
     unknown = sorted(set(options) - set(parameters))
     refuse(bool(unknown) and not takes_any, f"{name} takes {', '.join(known) or 'no options'}, not {', '.join(unknown)}")
+    for key in PASSED:
+        refuse(key in options and key in given, f"{name} gets its {key} from the config: leave it out")
     for key, value in options.items():
         default = parameters[key].default if key in parameters else None
         types = next((types for kind, types in TYPES if isinstance(default, kind)), (object,))

@@ -2,9 +2,13 @@
 
 import hashlib
 import pathlib
+import re
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import ml_collections
+import numpy as np
 from flax import linen as nn
 from flax import nnx
 
@@ -52,10 +56,11 @@ def build_network(config: ml_collections.ConfigDict) -> Model:
         made: Any = find(MODELS, config.network, "network")(shape, count)
         if isinstance(made, nn.Module) and not isinstance(made, Model):
             made = from_linen(made, shape, count)
-        if isinstance(made, nnx.Module):
-            made = from_nnx(made, shape, count)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"config.network = {config.network!r}: {one_line(error, 400)}") from error
+        if isinstance(made, nnx.Module) or (callable(made) and not isinstance(made, Model)):
+            made = from_nnx(made, shape, count)  # the latter: a function of nnx.Rngs
+    except (ValueError, TypeError, AttributeError) as error:
+        hint = "" if config.network in MODELS else "; it must be a function (input_shape, num_classes) that returns a model or a module"
+        raise UserError(f"config.network = {config.network!r}: {one_line(error, 500)}{hint}") from error
     what = f"config.network = {config.network!r}"
     refuse(not isinstance(made, Model), f"{what}: it must return an irob.types.Model, or a linen or nnx module")
     return made
@@ -152,6 +157,15 @@ def from_model(name: str, variables: str | None, dataset: str | None) -> Evaluat
     provenance = {"network": name, "weights": weights, "config": None}
     short = name.rpartition(":")[2] if variables is None else pathlib.Path(variables).stem
     return EvaluatedModel(short, network, params, dataset, config.attack.norm, tuple(config.evaluation.eps), config.seed, provenance)
+
+
+def network_digest(network: Model, params: Params) -> str:
+    """A digest of what a network computes, apart from its parameters: another network with the same ones is another."""
+    closed = jax.make_jaxpr(lambda params, x: network.explain(params, x))(params, jnp.zeros(network.input_shape))
+    hasher = hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", str(closed.jaxpr)).encode())
+    for constant in closed.consts:
+        hasher.update(np.asarray(constant).tobytes())
+    return hasher.hexdigest()
 
 
 def attacked_in(model: EvaluatedModel, norm: str | None, eps_given: bool) -> EvaluatedModel:

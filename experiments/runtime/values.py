@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from experiments.runtime.errors import UserError
 from experiments.runtime.names import find
 
-NUMBER = "must be a number or a fraction, such as 0.03 or 8/255"
+NUMBER = "must be a number or a fraction, such as 0.03 or 8/255 (in Python without quotes)"
 
 
 class Kind(NamedTuple):

@@ -44,7 +44,7 @@ def read_variables(file: str, like: Any) -> Any:
     if not is_state_dict(found):
         return in_order_of(found, like, file)
     try:
-        return from_state_dict(found, like)
+        return in_order_of(flat_arrays(from_state_dict(found, like)), like, file)
     except ValueError as error:
         raise UserError(f"{file}, a state_dict of PyTorch: {error}") from error
 
@@ -65,6 +65,9 @@ def in_order_of(found: Mapping[str, Any], like: Any, file: str) -> Any:
     for name, leaf in wanted.items():
         array = np.asarray(found[names[name]])  # type: ignore[index]
         refuse(array.shape != leaf.shape, f"{file}: {name} has shape {array.shape}, in this network it has {leaf.shape}")
+        refuse(
+            array.dtype.kind not in "fiub", f"{file}: {name} is of the type {array.dtype}, not of numbers that NumPy knows: store float32"
+        )
         refuse(not np.isfinite(array).all(), f"{file}: {name} is not finite")
         values.append(array.astype(leaf.dtype))
     return jax.tree.unflatten(jax.tree.structure(like), values)
@@ -89,7 +92,7 @@ def _safetensors(path: pathlib.Path, like: Any) -> dict[str, np.ndarray]:
     from safetensors.numpy import load_file
 
     wanted = flat_arrays(like)
-    with_dots = {name.replace("/", "."): name for name in wanted}
+    with_dots = {name.replace("/", "."): name for name in [*wanted, *(name.removeprefix("params/") for name in wanted)]}
     return {with_dots.get(name, name): array for name, array in load_file(path).items()}
 
 

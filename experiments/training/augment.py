@@ -9,6 +9,7 @@ import ml_collections
 
 from experiments.data.augmentations import AUGMENTATIONS, MIXTURES
 from experiments.runtime import calls, devices
+from experiments.runtime.errors import UserError, one_line, refuse
 from irob.types import Array, Label, Scalar
 
 
@@ -21,6 +22,24 @@ def expected(loss: Callable[[Label], Scalar], label: Array) -> Scalar:
     if jnp.ndim(label) == 0:
         return loss(label)
     return jnp.dot(label, jax.vmap(loss)(jnp.arange(len(label))))
+
+
+def check_augmentation(config: ml_collections.ConfigDict, input_shape: tuple[int, int, int]) -> None:
+    """Tries every augmentation in the abstract.
+
+    Raises:
+      UserError: if one cannot be computed, or returns other images.
+    """
+    key, x = jax.random.key(0), jax.ShapeDtypeStruct(input_shape, jnp.float32)
+    rows = [(AUGMENTATIONS, call, "augmentation", (key, x)) for call in config.augment] + [(MIXTURES, config.mix, "mixture", (key, x, x))]
+    for table, call, what, arguments in rows:
+        try:
+            found = jax.eval_shape(calls.bound(table, call, what), *arguments)
+        except (TypeError, ValueError, IndexError) as error:
+            raise UserError(f"the {what} {calls.call_text(call)} of images {input_shape}: {one_line(error)}") from error
+        image = found[0] if what == "mixture" else found
+        same = getattr(image, "shape", None) == input_shape and image.dtype == jnp.float32
+        refuse(not same, f"the {what} {calls.call_text(call)} must return float32 images of shape {input_shape}, not {image}")
 
 
 def make_augmentation(config: ml_collections.ConfigDict, num_classes: int) -> Callable[..., tuple[Array, Array, Array]]:

@@ -1,5 +1,6 @@
 """The training loop: steps, log, validation, checkpoints."""
 
+import inspect
 import pathlib
 import sys
 from typing import Any, NamedTuple
@@ -7,19 +8,21 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 from flax.errors import InvalidRngError
 
 from experiments import data
 from experiments.configs import base
 from experiments.data.batches import training_batches
 from experiments.runtime import devices, provenance
-from experiments.runtime.checkpoints import SCORE, Checkpoints
-from experiments.runtime.errors import UserError, one_line, refuse
+from experiments.runtime.checkpoints import SCORE, Checkpoints, fingerprint
+from experiments.runtime.errors import UserError, one_line, refuse, warn
 from experiments.runtime.models import build_network, params_from
 from experiments.runtime.names import find
 from experiments.runtime.plan import current_plan
+from experiments.training.augment import check_augmentation
 from experiments.training.log import Log
-from experiments.training.recipe import check_recipe
+from experiments.training.recipe import check_recipe, eps_at
 from experiments.training.step import MetricSums, TrainState, initial_state, make_step, zero_metrics
 from experiments.training.validation import validation_scores
 from experiments.training.workdir import locked_workdir, refuse_changes
@@ -48,6 +51,10 @@ def train(config: ml_collections.ConfigDict, workdir: str, data_dir: str | None 
     params = network.initial_params(config.seed)
     check_network(config, network, defense, params)
     check_recipe(config, params)
+    check_augmentation(config, network.input_shape)
+    begins = not any((pathlib.Path(workdir) / "checkpoints").glob("[0-9]*"))
+    if config.init_from and begins:
+        params = params_from(config.init_from, params)
     split = data.load_split(config.dataset, "train", data_dir)
     refuse(
         len(split.labels) < config.batch_size,
@@ -55,6 +62,9 @@ def train(config: ml_collections.ConfigDict, workdir: str, data_dir: str | None 
     )
     validation = data.load_split(config.dataset, "validation", data_dir).first(config.validation.num_examples)
 
+    last_eps = float(eps_at(config, np.int32(config.num_steps - 1)))
+    if defense.inner is not None and last_eps < config.eps:
+        warn(f"eps is {last_eps:g} at the last step, not {config.eps:g}: config.eps_ramp = {tuple(config.eps_ramp)} ends after it")
     with locked_workdir(workdir, config, extend) as directory, Checkpoints(directory, config.keep_last) as checkpoints:
         state, history = _latest(checkpoints, workdir, config, split, network, params)
         start = int(state.step)
@@ -95,12 +105,14 @@ class History(NamedTuple):
 
     best_score, best_step, validations: the best robust validation accuracy, where it was, and how many validations came after it.
     extended_from: numbers of steps that this run was to have before it was extended.
+    init_from: digest of the parameters that it began with, where they are those of `config.init_from`.
     """
 
     best_score: float = -1.0
     best_step: int = 0
     validations: int = 0
     extended_from: tuple[int, ...] = ()
+    init_from: str = ""
 
     def after(self, step: int, score: float, config: ml_collections.ConfigDict) -> "History":
         """The history with one more validation."""
@@ -130,6 +142,13 @@ def check_network(config: ml_collections.ConfigDict, network: Model, defense: De
             bool(state),
             f"config.network = {config.network!r}: it has {', '.join(state)} beside its parameters, which training does not update",
         )
+        takes = inspect.signature(type(network.module).__call__).parameters
+        other = [name for name in ("training", "is_training", "deterministic", "use_running_average") if name in takes]
+        wrong = "train" not in takes and (network.keeps_statistics() or bool(other))
+        what = f"its __call__ takes {other[0]!r}" if other else "it has BatchNorm and its __call__ takes no flag"
+        refuse(
+            wrong, f"config.network = {config.network!r}: {what}: training passes train=True, evaluation train=False, under this name alone"
+        )
     if isinstance(network, OwnModel):
         of_image = lambda x: network.training(params, x, READOUTS["cam"], ("batch",), jax.random.key(0)).logits  # noqa: E731
         try:
@@ -150,8 +169,7 @@ def _latest(
 ) -> tuple[TrainState, History]:
     """The state of the last checkpoint, of the same config and data, and what is behind it; the initial state where there is none."""
     if not checkpoints.steps():
-        params = params_from(config.init_from, params) if config.init_from else params
-        return initial_state(config, network, params), History()
+        return initial_state(config, network, params), History(init_from=fingerprint(params) if config.init_from else "")
     restored = checkpoints.restore("latest", initial_state(config, network, params))
     before, wanted = base.with_defaults(restored.metadata["config"]), base.plain_config(config)
     history = History(**{"extended_from": (), **restored.metadata.get("history", {})})

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from experiments.runtime import optimizers
+from experiments.runtime.calls import call_text
 from experiments.runtime.errors import UserError, one_line
 from irob.types import Array, Params, Scalar
 
@@ -60,5 +61,5 @@ def check_recipe(config: ml_collections.ConfigDict, params: Params) -> None:
         update = optimizer(config)
         jax.eval_shape(lambda p: update.update(p, update.init(p), p), params)
     except (TypeError, ValueError, AttributeError, KeyError) as error:
-        fields = {name: config[name] for name in ("optimizer", "schedule", "learning_rate")}
-        raise UserError(f"config: {fields} make no optimizer: {one_line(error)}") from error
+        made = f"{call_text(config.optimizer)} with {call_text(config.schedule)}"
+        raise UserError(f"config.optimizer, config.schedule: {made} make no optimizer: {one_line(error)}") from error

@@ -154,7 +154,7 @@ def keys_of_batch(state: TrainState, n: int) -> Callable[[str | None], Array]:
 
 
 def moving_average(config: ml_collections.ConfigDict, state: TrainState, params: Params) -> Params | None:
-    """`decay a + (1 - decay) params` after each update, decay growing from 0.1 as `min(decay, (1 + updates) / (10 + updates))`, so that the initial
+    """`decay a + (1 - decay) params` after each update, decay growing as `min(decay, (1 + updates) / (10 + updates))`, so that the initial
     parameters are soon forgotten (as `tf.train.ExponentialMovingAverage` with `num_updates`). Statistics of BatchNorm are averaged, too.
     """
     if state.averaged is None:

@@ -36,7 +36,7 @@ def _claim(directory: pathlib.Path, wanted: dict[str, Any], held: contextlib.Exi
 def _refuse_other_runs(directory: pathlib.Path, wanted: dict[str, Any], extend: bool) -> None:
     file = directory / "config.json"
     holds_a_run = (directory / "checkpoints").exists() or (directory / "metrics.jsonl").exists()
-    if file.exists():
+    if file.exists() and holds_a_run:
         try:
             stored = json.loads(file.read_text())
         except json.JSONDecodeError as error:

@@ -1,5 +1,7 @@
 """Feature inversion: what an image must look like for one unit of the representation to be strongly active."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import jax.numpy as jnp

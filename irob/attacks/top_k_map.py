@@ -1,5 +1,7 @@
 """The top-k attack against interpretation (AAI in the paper): it changes a map and may keep the prediction."""
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 
 from irob.attacks.projected_gradient import Ascent

@@ -10,6 +10,8 @@ the network's own. They take 10 points of the path, or 10 draws of noise, the sa
 images, and LayerCAM, which is Grad-CAM++ for these networks, have no row.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import NamedTuple
 

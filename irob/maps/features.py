@@ -9,6 +9,8 @@ Maps that are linear in A, `M = A V`, differ only in the matrix V that reads the
 Grad-CAM of a network that ends in the spatial mean and a linear head is its class activation map over h w, that is, on the scale of the logits.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import jax

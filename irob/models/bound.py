@@ -1,5 +1,7 @@
 """A network together with its parameters, as one value."""
 
+from __future__ import annotations
+
 import dataclasses
 
 from jax.typing import DTypeLike
@@ -26,10 +28,15 @@ class BoundModel:
 def bind(network: Model, params: Params) -> BoundModel:
     """A network with its parameters.
 
+    Raises:
+      ValueError: if the first is no network.
+
     >>> import jax.numpy as jnp
     >>> from irob.models.cam_network import create
     >>> network = create("small", (8, 8, 1), 3)
     >>> bind(network, network.initial_params())(jnp.ones((8, 8, 1))).logits.shape
     (3,)
     """
+    if not isinstance(network, Model):
+        raise ValueError(f"bind(network, params) takes a model of irob.models first, got {type(network).__name__}")
     return BoundModel(network, params)

@@ -7,6 +7,8 @@ the rectified output of the layer before (pre-activation); the image and the las
 initial weights are those of the authors' system (Boopathy et al. 2020, https://arxiv.org/abs/2006.14748, code).
 """
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
@@ -177,7 +179,7 @@ class CAMNetwork(nn.Module):
         return shapes
 
     @nn.nowrap
-    def fold_head(self, params: Params, readout: Readout = READOUTS["cam"]) -> tuple["CAMNetwork", Params]:
+    def fold_head(self, params: Params, readout: Readout = READOUTS["cam"]) -> tuple[CAMNetwork, Params]:
         """The same maps with the head folded into the last convolution: kernel `[k, k, I, K] V -> [k, k, I, C]`, bias `b V`, V = W for `cam`.
 
         Exact, because there is no activation between the two. The head that is left is the identity. A network that does not end in a convolution
@@ -219,7 +221,7 @@ class CAMNetwork(nn.Module):
         return lambda x: Explanation(*(part.astype(jnp.float32) for part in explain(checked_image(x, self.input_shape).astype(dtype))))
 
     @nn.nowrap
-    def smooth(self) -> "CAMNetwork":
+    def smooth(self) -> CAMNetwork:
         """The same network with softplus for relu. It takes the same parameters and has the second derivatives that attacks on gradients need."""
         return self.clone(activation="softplus")
 
@@ -323,7 +325,7 @@ def create(name: str, input_shape: tuple[int, int, int], num_classes: int) -> CA
     166396
     """
     if name not in NETWORKS:
-        raise ValueError(f"unknown network {name!r}: choose one of {sorted(NETWORKS)}")
+        raise ValueError(f"unknown network {name!r}: choose one of {sorted(NETWORKS)}; irob.models.MODELS has all")
     if any(side % 4 for side in input_shape[:2]):
         raise ValueError(f"network {name!r}: the sides of its images must be multiples of 4, got {input_shape[:2]}")
     if num_classes < 2:

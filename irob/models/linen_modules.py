@@ -1,5 +1,7 @@
 """Flax linen modules as models."""
 
+from __future__ import annotations
+
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
@@ -67,6 +69,7 @@ class LinenModel(OwnModel):
             raise ValueError(
                 f"{name} must have one submodule or sown value {self.features_name!r}, its last feature map, and a Dense {self.head_name!r}, which"
                 " reads the spatial mean: give their names, or features=None for a model with maps on the pixels alone"
+                " (in a config: return irob.models.from_linen(...))"
             )
         features = jnp.squeeze(captured[0], 0) if self.batched else captured[0]
         return Explanation(maps_of(features, head["kernel"], head.get("bias"), readout, name), logits), state

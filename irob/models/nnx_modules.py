@@ -1,5 +1,7 @@
 """Flax nnx modules as models."""
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import functools
@@ -147,9 +149,10 @@ def _with_whole_keys(tree: Any) -> Any:
 
 
 def _with_key(state: Any, key: PRNGKey) -> Any:
-    """A state of random draws with another key."""
-    is_key = lambda leaf: jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)  # noqa: E731
-    return jax.tree.map(lambda leaf: key if is_key(leaf) else jnp.asarray(leaf), state)
+    """A state of random draws with other keys: the i-th is `fold_in(key, i)`, since every layer draws from one of its own."""
+    leaves, tree = jax.tree.flatten(state)
+    is_key = [jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in leaves]
+    return jax.tree.unflatten(tree, [jax.random.fold_in(key, i) if is_key[i] else jnp.asarray(leaf) for i, leaf in enumerate(leaves)])
 
 
 def _at(parent: Any, path: str) -> Any:

@@ -1,5 +1,7 @@
 """What models of one's own share, and plain functions as models."""
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -79,7 +81,7 @@ class OwnModel:
         rules = rewriting.SOFTPLUS if self.softplus else {}
         return rewriting.prepared(read, params, jax.ShapeDtypeStruct(self.input_shape, dtype), rules)
 
-    def smooth(self) -> "OwnModel":
+    def smooth(self) -> OwnModel:
         """The same network with softplus for every `jax.nn.relu`. It takes the same variables."""
         return dataclasses.replace(self, softplus=True)  # type: ignore[type-var]
 

@@ -12,6 +12,8 @@ eps 1e-5 and momentum 0.9 (0.1 in PyTorch's terms), maps = the last activations 
     ..._group                   16 groups, relu         the same
 """
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -28,7 +30,7 @@ Rectifier = Callable[[Array], Array]
 
 
 def batch_norm(train: bool, name: str) -> nn.Module:
-    """BatchNorm as PyTorch has it."""
+    """BatchNorm with PyTorch's defaults (its running variance is unbiased, flax's is not)."""
     return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, name=name)
 
 

@@ -5,6 +5,8 @@ Names are those of the common implementations (PreActResNet: `conv1`, `layer1.0.
 (`num_batches_tracked`) and the unused `sub_block1` of the TRADES code are left out. Kernels become `[kh, kw, in, out]`.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Mapping
 from typing import Any

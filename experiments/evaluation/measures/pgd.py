@@ -18,7 +18,7 @@ from experiments import data
 from experiments.data import to_unit
 from experiments.evaluation.attacks import ATTACKS, OBJECTIVES, check_perturbations, clean_predictions, perturbation
 from experiments.evaluation.engine import Check, Evaluation, predicted_class
-from experiments.evaluation.examples import First, class_index
+from experiments.evaluation.examples import First, OfClasses, class_index
 from experiments.evaluation.measure import Measure, Measured
 from experiments.evaluation.options import MeasureOptions, option
 from experiments.reports import figures
@@ -26,6 +26,7 @@ from experiments.reports.entries import Entry
 from experiments.reports.records import Record, proportion_record
 from experiments.reports.tables import Table, eps_table
 from experiments.runtime import devices
+from experiments.runtime.errors import refuse
 from experiments.runtime.names import find
 from experiments.runtime.values import boolean, distinct, integer, nonempty_text, optional, row_of, several
 from irob.attacks import BALLS
@@ -95,8 +96,10 @@ class Outcome(NamedTuple):
 
 
 def check(evaluation: Evaluation, options: Options) -> None:
-    """Refuses a target that is no class."""
-    target_of(evaluation, options)
+    """Refuses a target that is no class, or the class of all images."""
+    target = target_of(evaluation, options)
+    labels = evaluation.split.labels[evaluation.indices(options.images)]
+    refuse(target is not None and bool(np.all(labels == target)), f"--target={options.target}: all images to be measured are of that class")
 
 
 def target_of(evaluation: Evaluation, options: Options) -> int | None:
@@ -116,7 +119,8 @@ def run(evaluation: Evaluation, options: Options) -> Measured:
     for num_steps in options.steps:
         outcomes = list(eps_outcomes(evaluation, options, num_steps, indices))
         for outcome in outcomes:
-            found = records_of(options, num_steps, evaluation.norm, outcome, arrays["labels"], names, target)
+            chosen = [names[c] for c in options.images.classes] if isinstance(options.images, OfClasses) else None
+            found = records_of(options, num_steps, evaluation.norm, outcome, arrays["labels"], names, target, chosen)
             records += [record for record in found if record.metric != "clean_accuracy" or num_steps == options.steps[0]]
         arrays[f"predictions_{num_steps}_steps"] = np.stack([outcome.predictions for outcome in outcomes])
         if options.save_examples:
@@ -190,9 +194,20 @@ def prediction_attack_check(network: Model, attempt: PredictionAttack) -> Check:
 
 
 def records_of(
-    options: Options, num_steps: int, norm: str, outcome: Outcome, labels: np.ndarray, names: Sequence[str], target: int | None
+    options: Options,
+    num_steps: int,
+    norm: str,
+    outcome: Outcome,
+    labels: np.ndarray,
+    names: Sequence[str],
+    target: int | None = None,
+    classes: list[str] | None = None,
 ) -> list[Record]:
-    """Accuracy at one eps, the proportion that a targeted attack leads to its class, and the accuracy of each class with what is predicted there."""
+    """Accuracy at one eps, the proportion that a targeted attack leads to its class, and the accuracy of each class with what is predicted there.
+
+    labels: of the images. names: of the classes. classes: to which the images were restricted.
+    """
+    which = {**({} if target is None else {"target": names[target]}), **({} if classes is None else {"classes": classes})}
     settings: dict[str, Any] = {
         "attack": options.attack,
         "norm": norm,
@@ -200,11 +215,12 @@ def records_of(
         "objectives": list(options.objectives),
         "steps": num_steps,
         "restarts": options.restarts,
-        **({} if target is None else {"target": names[target]}),
+        **which,
     }
     attacked = outcome.eps > 0
-    clean = lambda: proportion_record("clean_accuracy", outcome.correct, eps=0.0)  # noqa: E731
-    records = [proportion_record("robust_accuracy", outcome.correct, **settings) if attacked else clean()]
+    clean = lambda: proportion_record("clean_accuracy", outcome.correct, eps=0.0, **which)  # noqa: E731
+    reached = {} if target is None else {"reached": float(np.mean(outcome.predictions == target))}
+    records = [proportion_record("robust_accuracy", outcome.correct, **settings, **reached) if attacked else clean()]
     if target is not None and attacked:
         records.append(proportion_record("target_reached", outcome.predictions == target, **settings))
     for c in np.unique(labels):
@@ -219,7 +235,14 @@ def records_of(
 # --- report ---------------------------------------------------------------------------------------------------------------------------------
 
 
-PRINTED_COLUMNS = (("eps", "eps"), ("steps", "steps"), ("n", "n"), ("accuracy", "value"), ("95% interval", "ci95"))
+PRINTED_COLUMNS = (
+    ("eps", "eps"),
+    ("steps", "steps"),
+    ("n", "n"),
+    ("accuracy", "value"),
+    ("95% interval", "ci95"),
+    ("target reached", "reached"),
+)
 PRINTED = ("clean_accuracy", "robust_accuracy")
 REPORT_COLUMNS = (("attack", "attack"), ("norm", "norm"), ("steps", "steps"), ("n", "n"))  # and one for each eps
 MOST_CLASSES = 20  # in tables and figures of the report; result files have all
@@ -229,12 +252,14 @@ def tables(title: str, entries: Sequence[Entry]) -> list[Table]:
     """A table of networks x eps: accuracy."""
     notes = [
         "Proportion of test images classified correctly, with its 95% Wilson interval. Bold: the best network of a column, for each protocol.",
-        *disagreement(entries),
+        *disagreement([without_targets(entry) for entry in entries]),
     ]
     metrics = ("robust_accuracy", "clean_accuracy")
     untargeted = [without_targets(entry) for entry in entries]
-    found = [eps_table("accuracy", f"{title} against eps", REPORT_COLUMNS, untargeted, *metrics, notes=notes)]
-    columns = (("class", "class"), *REPORT_COLUMNS)
+    restricted = any(record.get("classes") for entry in untargeted for record in entry.records())
+    shared = (*((("of classes", "classes"),) if restricted else ()), *REPORT_COLUMNS)
+    found = [eps_table("accuracy", f"{title} against eps", shared, untargeted, *metrics, notes=notes)]
+    columns = (("class", "class"), *shared)
     few = [entry for entry in untargeted if 0 < len({record["class"] for record in entry.records("class_accuracy")}) <= MOST_CLASSES]
     if few:
         by_class = "Proportion of the images of a class that are classified correctly; result files say what is predicted instead."
@@ -242,7 +267,7 @@ def tables(title: str, entries: Sequence[Entry]) -> list[Table]:
     targeted = [entry for entry in entries if entry.records("target_reached")]
     if targeted:
         reached = "Proportion of the images of other classes that the attack leads to the target."
-        columns = (("target", "target"), *REPORT_COLUMNS)
+        columns = (("target", "target"), *shared)
         found.append(eps_table("target_reached", "Targeted attacks", columns, targeted, "target_reached", notes=[reached]))
     return found
 
@@ -331,7 +356,7 @@ MEASURE = Measure(
     },
     run=run,
     columns=PRINTED_COLUMNS,
-    printed=(*PRINTED, "target_reached"),
+    printed=PRINTED,
     check=check,
     describe=describe,
     tables=tables,

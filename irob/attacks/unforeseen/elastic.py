@@ -2,6 +2,8 @@
 https://arxiv.org/abs/1801.02612).
 """
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 import numpy as np

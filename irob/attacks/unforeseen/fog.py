@@ -1,5 +1,7 @@
 """Fog: a plasma fractal whose random offsets are the variable (Kang et al. 2019, https://arxiv.org/abs/1908.08016, as in their code)."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 import numpy as np
