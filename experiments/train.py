@@ -3,7 +3,8 @@
     python -m experiments.train --config experiments/configs/mnist.py:int --workdir runs/mnist_int [--config.num_steps=5000 ...]
 
 The workdir gets config.json, metrics.jsonl (one object per line), TensorBoard events and checkpoints/. Started again with the same config, the run
-continues from its last checkpoint and ends with the same parameters, bit for bit; a config with another result is refused.
+continues from its last checkpoint and ends with the same parameters, bit for bit; a config with another result is refused. SIGTERM and Ctrl-C finish
+the step, save and end; a second one ends at once.
 
 Fields of the config (default: those of experiments/configs/base.py, which the config files override), as --config.FIELD=VALUE:
 
@@ -23,13 +24,18 @@ def main() -> None:
     """Parses flags and trains the network."""
     from experiments.configs import base
     from experiments.runtime import devices
+    from experiments.runtime.signals import stop_requests
     from experiments.training.loop import train
 
     flag = flags.FLAGS
     config = base.load_config(flag.config, flag.config_override)
     base.validate_config(config)
     devices.start(flag.coordinator, flag.num_processes, flag.process_id, config.batch_size)
-    train(config, flag.workdir, flag.data_dir, flag.extend)
+    if flag.coordinator is not None:  # one process alone must not stop
+        train(config, flag.workdir, flag.data_dir, flag.extend)
+        return
+    with stop_requests() as stop:
+        train(config, flag.workdir, flag.data_dir, flag.extend, stop)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from jaxtyping import Float
 
 from irob.losses import half_logit_gap, is_class
 from irob.maps.features import scale_to_logits
-from irob.types import Array, ClassWeights, Explanation, Label, Logits, Maps, PixelSet, Scalar
+from irob.types import Array, ClassWeights, Explanation, Label, Logits, Maps, PixelSet, Scalar, checked_logits
 
 # --- class weights --------------------------------------------------------------------------------------------------------------------------
 
@@ -36,7 +36,8 @@ def one_class(label: Label, num_classes: int) -> ClassWeights:
     >>> one_class(1, 3).tolist()
     [0.0, 1.0, 0.0]
     """
-    return is_class(label, num_classes).astype(jnp.float32)
+    true = is_class(label, num_classes)
+    return jnp.where(jnp.any(true), true.astype(jnp.float32), jnp.nan)
 
 
 def two_class(label: Label, target: Label, num_classes: int) -> ClassWeights:
@@ -97,9 +98,9 @@ def soft_two_class(adversarial_logits: Logits, label: Label) -> ClassWeights:
     >>> soft_two_class(jnp.zeros(3), 0).tolist()
     [1.0, 0.5, 0.5]
     """
-    true = is_class(label, adversarial_logits.shape[-1])
+    true = is_class(label, len(checked_logits(adversarial_logits)))
     others = jnp.exp(jax.nn.log_softmax(jnp.where(true, -jnp.inf, adversarial_logits)))
-    return jnp.where(true, 1.0, others)
+    return jnp.where(jnp.any(true), jnp.where(true, 1.0, others), jnp.nan)
 
 
 def normalized(class_weights: ClassWeights, clean_maps: Maps) -> ClassWeights:
@@ -185,7 +186,7 @@ def discrepancy(
       A scalar >= 0; larger = further apart.
 
     Raises:
-      ValueError: for an unknown norm.
+      ValueError: for an unknown norm, and shapes that do not fit.
 
     References:
       Boopathy et al. 2020, https://arxiv.org/abs/2006.14748.
@@ -196,6 +197,13 @@ def discrepancy(
     if isinstance(norm, str) and norm not in NORMS:
         raise ValueError(f"unknown norm {norm!r}: choose one of {sorted(NORMS)}")
     by_class = NORMS[norm] if isinstance(norm, str) else norm
+    for name, found, wanted in (
+        ("adversarial_maps", adversarial_maps, clean_maps.shape),
+        ("class_weights", class_weights, clean_maps.shape[-1:]),
+        ("pixels", pixels, clean_maps.shape),
+    ):
+        if found is not None and jnp.shape(found) != wanted:
+            raise ValueError(f"{name} must have shape {wanted} for clean_maps of shape {clean_maps.shape}, got {jnp.shape(found)}")
     difference = adversarial_maps - clean_maps
     if pixels is not None:
         difference = jnp.where(pixels, difference, 0.0)
@@ -268,9 +276,10 @@ def pearson(a: Float[Array, "*shape"], b: Float[Array, "*shape"]) -> Scalar:
     >>> round(float(pearson(jnp.array([1.0, 2.0, 3.0]), jnp.array([6.0, 4.0, 2.0]))), 5)
     -1.0
     """
+    constant = (jnp.max(a) == jnp.min(a)) | (jnp.max(b) == jnp.min(b))  # its mean may differ from it by rounding
     a, b = a - jnp.mean(a), b - jnp.mean(b)
     a, b = (v / jnp.max(jnp.abs(v)) for v in (a, b))  # the squares of small numbers would underflow
-    return jnp.sum(a * b) / (jnp.sqrt(jnp.sum(a**2)) * jnp.sqrt(jnp.sum(b**2)))
+    return jnp.where(constant, jnp.nan, jnp.sum(a * b) / (jnp.sqrt(jnp.sum(a**2)) * jnp.sqrt(jnp.sum(b**2))))
 
 
 def kendall_tau(a: Float[Array, "*shape"], b: Float[Array, "*shape"]) -> Scalar:

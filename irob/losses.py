@@ -8,17 +8,22 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from irob.types import Array, Label, Logits, Scalar
+from irob.types import Array, Label, Logits, Scalar, checked_label, checked_logits
 
 
 def is_class(label: Label, num_classes: int) -> Bool[Array, " C"]:
-    """Mask `[C]`, True at `label`. (A mask, not a gather: the gradient of a gather is a scatter, which is slow inside loops on CPU.)"""
-    return jnp.arange(num_classes) == label
+    """Mask `[C]`, True at `label`. (A mask, not a gather: the gradient of a gather is a scatter, which is slow inside loops on CPU.)
+
+    Raises:
+      ValueError: for a label that is no integer scalar, or, where its value is known, no class. Where it is traced, what is made of it is NaN.
+    """
+    return jnp.arange(num_classes) == checked_label(label, num_classes)
 
 
 def pick(values: Float[Array, "*shape C"], label: Label) -> Float[Array, "*shape"]:
-    """`values[..., label]`, with a fast gradient."""
-    return jnp.sum(jnp.where(is_class(label, values.shape[-1]), values, 0.0), axis=-1)
+    """`values[..., label]`, with a fast gradient; NaN where the label is no class."""
+    true = is_class(label, values.shape[-1])
+    return jnp.where(jnp.any(true), jnp.sum(jnp.where(true, values, 0.0), axis=-1), jnp.nan)
 
 
 def cross_entropy(logits: Logits, label: Label) -> Scalar:
@@ -38,7 +43,7 @@ def cross_entropy(logits: Logits, label: Label) -> Scalar:
     >>> round(float(cross_entropy(jnp.array([0.0, 0.0, 0.0]), 1)), 4)
     1.0986
     """
-    others = jnp.where(is_class(label, logits.shape[-1]), -jnp.inf, logits)
+    others = jnp.where(is_class(label, len(checked_logits(logits))), -jnp.inf, logits)
     return jax.nn.softplus(jax.nn.logsumexp(others) - pick(logits, label))
 
 
@@ -60,6 +65,8 @@ def kl_divergence(logits_p: Logits, logits_q: Logits) -> Scalar:
     >>> float(kl_divergence(jnp.zeros(2), jnp.zeros(2)))
     0.0
     """
+    if checked_logits(logits_p).shape != checked_logits(logits_q).shape:
+        raise ValueError(f"both logits must have one shape, got {logits_p.shape} and {logits_q.shape}")
     log_p, log_q = jax.nn.log_softmax(logits_p), jax.nn.log_softmax(logits_q)
     return jnp.sum(jnp.exp(log_p) * (log_p - log_q))
 
@@ -77,7 +84,7 @@ def margin_loss(logits: Logits, label: Label) -> Scalar:
     >>> float(margin_loss(jnp.array([1.0, 3.0, 0.0]), 1))
     -2.0
     """
-    others = jnp.where(is_class(label, logits.shape[-1]), -jnp.inf, logits)
+    others = jnp.where(is_class(label, len(checked_logits(logits))), -jnp.inf, logits)
     return jnp.max(others) - pick(logits, label)
 
 
@@ -97,7 +104,7 @@ def half_logit_gap(logits: Logits, label: Label, target: Label) -> Scalar:
     >>> float(half_logit_gap(jnp.array([1.0, 3.0]), 1, 0))
     1.0
     """
-    return 0.5 * (pick(logits, label) - pick(logits, target))
+    return 0.5 * (pick(checked_logits(logits), label) - pick(logits, target))
 
 
 def dlr(logits: Logits, label: Label) -> Scalar:
@@ -121,7 +128,7 @@ def dlr(logits: Logits, label: Label) -> Scalar:
     >>> round(float(dlr(jnp.array([3.0, 1.0, 0.0, -1.0]), 0)), 4)
     -0.6667
     """
-    if logits.shape[-1] < 3:
+    if len(checked_logits(logits)) < 3:
         raise ValueError(f"dlr needs at least 3 classes, got {logits.shape[-1]}: use margin_loss instead")
     descending = -jnp.sort(-logits)
     return margin_loss(logits, label) / (descending[0] - descending[2] + 1e-12)

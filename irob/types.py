@@ -60,6 +60,41 @@ def checked_image(x: Array, input_shape: tuple[int, ...]) -> Array:
     return x
 
 
+def in_type_of(x: Array, params: Params) -> Params:
+    """Parameters whose floats have the type of an image: what is computed of it keeps its type."""
+    if all(leaf.dtype == x.dtype or not jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(params)):
+        return params
+    return jax.tree.map(lambda leaf: leaf.astype(x.dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, params)
+
+
+def checked_label(label: Label, num_classes: int) -> Label:
+    """The label itself, if it is a class, or a traced integer scalar.
+
+    Raises:
+      ValueError: if it is not an integer scalar, or its value is known and not in 0 .. C - 1.
+    """
+    shape, kind = jnp.shape(label), jnp.result_type(label)
+    if shape != () or not jnp.issubdtype(kind, jnp.integer):
+        raise ValueError(
+            f"a label is one integer, the number of a class, got {kind} of shape {shape}: lift functions to batches with jax.vmap"
+        )
+    if not isinstance(label, jax.core.Tracer) and not 0 <= int(label) < num_classes:
+        raise ValueError(f"a label of {num_classes} classes is in 0 .. {num_classes - 1}, got {int(label)}")
+    return label
+
+
+def checked_logits(logits: Logits) -> Logits:
+    """The logits themselves, if they are floats `[C]`.
+
+    Raises:
+      ValueError: if they are not.
+    """
+    kind, shape = jnp.result_type(logits), jnp.shape(logits)
+    if len(shape) != 1 or not jnp.issubdtype(kind, jnp.floating):
+        raise ValueError(f"logits of one example are floats [C], got {kind} of shape {shape}: lift functions to batches with jax.vmap")
+    return logits
+
+
 @runtime_checkable
 class Model(Protocol):
     """A network as maps, training and evaluation see it: a function `x -> (maps, logits)` in two forms with the same values."""

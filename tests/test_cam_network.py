@@ -129,7 +129,7 @@ def test_a_shortcut_averages_squares_and_pads_channels_on_both_sides():
     ("arguments", "message"),
     [
         (("tiny", (28, 28, 1), 10), "unknown network 'tiny': choose one of"),
-        (("small", (30, 28, 1), 10), r"multiples of 4, got \(30, 28\)"),
+        (("small", (30, 28, 1), 10), r"multiples of 4, at least 4, got \(30, 28\)"),
         (("small", (28, 28, 1), 1), "at least 2"),
     ],
 )

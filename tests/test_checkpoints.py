@@ -128,3 +128,28 @@ def test_what_a_killed_save_leaves_is_not_a_checkpoint(tmp_path):
         checkpoints.save(2, state(2.0), {}, {SCORE: 0.1})
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
         assert jax.tree.leaves(checkpoints.restore("latest", state()).state)[0][0, 0] == 2.0
+
+
+def test_metadata_that_were_altered_are_refused(tmp_path):
+    """What evaluation obeys (norm, seed, data set) is covered by a checksum, too; other checkpoints stay usable."""
+    with Checkpoints(tmp_path, keep_last=3) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, state(float(step)), {"config": {"seed": 1, "norm": "linf"}}, {SCORE: 0.5})
+    (file,) = (tmp_path / "checkpoints" / "2").rglob("metadata/metadata")
+    written = file.read_text()
+    for altered in (
+        written.replace('"linf"', '"l2"'),
+        written.replace('"seed": 1', '"seed": 3'),
+        "[]",
+        "null",
+        "{}",
+        '{"sha256": []}',
+        "{",
+        "",
+    ):
+        assert altered != written
+        file.write_text(altered)
+        with Checkpoints(tmp_path, read_only=True) as checkpoints:
+            with pytest.raises(UserError, match=r"checkpoint 2 .*(is damaged|cannot be read).*choose another --step, or move it away"):
+                checkpoints.metadata("latest")
+            assert checkpoints.restore("1", state()).step == 1

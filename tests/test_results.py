@@ -136,3 +136,36 @@ def test_nothing_is_overwritten_unasked(tmp_path):
     results.check_free(tmp_path / "r.json", overwrite=False)
     with pytest.raises(UserError, match=r"ends in \.json"):
         results.check_free(tmp_path / "r.txt", overwrite=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"value": 17.0}, r"an accuracy in \[0, 1\], not"),
+        ({"value": float("nan")}, "finite numbers, not"),
+        ({"value": "0.5"}, "finite numbers, not"),
+        ({"ci95": [0.1, float("inf")]}, "finite numbers, not"),
+        ({"n": -1}, "an n that is a count, not -1"),
+        ({"n": True}, "an n that is a count, not True"),
+    ],
+)
+def test_records_that_are_no_numbers_are_refused(change, message):
+    good = {"measure": "pgd", "metric": "robust_accuracy", "n": 4, "value": 0.5, "ci95": [0.1, 0.9], "eps": 0.1}
+    assert record_from(good).value == 0.5
+    with pytest.raises(TypeError, match=message):
+        record_from(good | change)
+    assert record_from(good | {"metric": "discrepancy", "value": 17.0}).value == 17.0
+
+
+def test_a_result_that_was_altered_is_refused(tmp_path):
+    from test_reports import entry
+
+    file = tmp_path / "r.json"
+    results.write_result(entry().result, {"pgd/indices": np.arange(2)}, file)
+    written = file.read_text()
+    assert results.read_result(file).records
+    for altered in (written.replace('"value": 0.5', '"value": 0.75'), written.replace('"seed": 1', '"seed": 2')):
+        assert altered != written
+        file.write_text(altered)
+        with pytest.raises(UserError, match="is not as it was written"):
+            results.read_result(file)

@@ -129,3 +129,24 @@ def drawn(input_shape, num_classes):
 def nothing(input_shape, num_classes):
     """For `config.network`, and no network."""
     return 3
+
+
+def test_a_checkpoint_that_is_deleted_while_it_is_read_is_read_from_the_next(tmp_path, monkeypatch):
+    """As a training that goes on does it."""
+    import shutil
+
+    from experiments.training.loop import train
+
+    train(base.load_config("digits:normal,tiny"), str(tmp_path))
+    read, deleted = Checkpoints.restore_params, []
+
+    def deleting(self, which, like, part="params"):
+        if not deleted:
+            deleted.append(shutil.rmtree(tmp_path / "checkpoints" / "8"))
+        return read(self, which, like, part)
+
+    monkeypatch.setattr(Checkpoints, "restore_params", deleting)
+    assert models.from_workdir(str(tmp_path)).provenance["checkpoint"]["step"] == 4 and deleted
+    shutil.rmtree(tmp_path / "checkpoints" / "4")
+    with pytest.raises(UserError, match="there is no complete checkpoint"):
+        models.from_workdir(str(tmp_path))

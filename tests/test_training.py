@@ -371,6 +371,12 @@ def test_a_ramp_that_ends_after_the_run_is_said(tmp_path, capsys):
     assert "warning: eps is 0.00122449 at the last step, not 0.12: config.eps_ramp = (2, 100) ends after it" in capsys.readouterr().err
 
 
+def test_a_ramp_that_ends_in_time_is_no_news(finished, capsys):
+    workdir, config, _ = finished
+    train(config, str(workdir))
+    assert "warning" not in capsys.readouterr().err
+
+
 def test_a_start_that_fails_on_its_parameters_leaves_the_workdir_free(tmp_path):
     config = base.load_config("digits:normal,tiny", ["init_from=/nowhere.npz"])
     with pytest.raises(UserError, match=r"there is no file of variables /nowhere.npz"):

@@ -38,8 +38,9 @@ def clean_check(network: Model, spec: None) -> Check:
 
 
 def perturbation(ball: Any, x: Image, x_adv: Image) -> dict[str, Any]:
-    """distance: of x' from x, in the norm of the ball. inside: whether x' is in the box."""
-    return {"distance": ball.length(x_adv - x), "inside": jnp.all((x_adv >= 0.0) & (x_adv <= 1.0))}
+    """distance: of x' from x, in the norm of the ball; NaN where x' is not finite. inside: whether x' is in the box."""
+    finite = jnp.all(jnp.isfinite(x_adv))
+    return {"distance": jnp.where(finite, ball.length(x_adv - x), jnp.nan), "inside": jnp.all((x_adv >= 0.0) & (x_adv <= 1.0))}
 
 
 def check_perturbations(found: dict[str, np.ndarray], eps: Any, norm: str, objective: str) -> None:

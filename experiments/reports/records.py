@@ -1,6 +1,7 @@
 """Records: one number each, with its n, its interval and the settings that identify it."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,7 +55,16 @@ def record_from(flat: Mapping[str, Any]) -> Record:
 
     Raises:
       KeyError: if a field is missing.
+      TypeError: if one is not what it must be.
     """
+    value, n = flat["value"], flat["n"]
+    if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+        raise TypeError(f"an n that is a count, not {n!r}")
+    numbers = [value, *(flat["ci95"] or ())]
+    if not all(part is None or (isinstance(part, int | float) and not isinstance(part, bool) and math.isfinite(part)) for part in numbers):
+        raise TypeError(f"finite numbers, not {numbers!r}")
+    if str(flat["metric"]).endswith("accuracy") and not all(part is None or 0.0 <= part <= 1.0 for part in numbers):
+        raise TypeError(f"an accuracy in [0, 1], not {numbers!r}")
     settings = {key: value for key, value in flat.items() if key not in OWN_FIELDS}
     ci95 = None if flat["ci95"] is None else tuple(flat["ci95"])
     return Record(flat["measure"], flat["metric"], flat["n"], flat["value"], ci95, settings)

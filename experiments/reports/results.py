@@ -11,6 +11,7 @@ import numpy as np
 from experiments.reports.old_results import from_schema_2, renamed_arrays
 from experiments.reports.records import Record, record_from
 from experiments.runtime import storage
+from experiments.runtime.checkpoints import json_digest
 from experiments.runtime.errors import UserError, refuse
 
 SCHEMA = 3
@@ -76,7 +77,7 @@ def write_result(result: Result, arrays: dict[str, np.ndarray], out: pathlib.Pat
     try:
         storage.save_arrays(arrays_beside(out), arrays)
         with_arrays = {**result.as_dict(), "arrays": {"file": arrays_beside(out).name, "sha256": storage.checksum(arrays_beside(out))}}
-        storage.save_text(out, json.dumps(with_arrays, indent=1) + "\n")
+        storage.save_text(out, json.dumps({**with_arrays, "sha256": json_digest(with_arrays)}, indent=1) + "\n")
     except OSError as error:
         raise UserError(f"--out {out} cannot be written ({error.strerror or error}): choose another") from error
 
@@ -96,6 +97,8 @@ def read_result(file: pathlib.Path) -> Result:
     refuse(
         not isinstance(content, dict) or "schema" not in content, f"{file} is not a result file of experiments.evaluate: it has no schema"
     )
+    written = content.pop("sha256", None)
+    altered = written not in (None, json_digest(content))
     schema = content["schema"]
     refuse(schema not in (2, SCHEMA), f"{file} has schema {schema}; this version reads {SCHEMA} and converts 2: measure again")
     try:
@@ -109,6 +112,7 @@ def read_result(file: pathlib.Path) -> Result:
         records = [record_from(flat) for flat in content["records"]]
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError(f"{file} is not a complete result file (a record or a measure lacks {error}): measure again") from error
+    refuse(altered, f"{file} is not as it was written (its checksum differs): measure again")
     provenance = {key: value for key, value in content.items() if key not in OWN_FIELDS}
     names = {key: content[key] for key in ("method", "dataset", "protocol", "seed")}
     return Result(**names, measures=measures, records=records, data=content["data"], provenance=provenance, schema=schema)

@@ -5,6 +5,7 @@ orbax restores an array with altered bytes without an error.
 """
 
 import hashlib
+import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -55,11 +56,12 @@ class Checkpoints:
         """The steps of all complete checkpoints, ascending."""
         return sorted(self.manager.all_steps())
 
-    def save(self, step: int, state: Any, metadata: dict[str, Any], metrics: dict[str, float]) -> None:
-        """Starts writing a checkpoint; `metrics[SCORE]` decides which one is best."""
+    def save(self, step: int, state: Any, metadata: dict[str, Any], metrics: dict[str, float] | None) -> None:
+        """Starts writing a checkpoint; `metrics[SCORE]` decides which one is best. None: it is never the best."""
+        whole = {**metadata, "sha256": checksums(state), "shapes": shapes(state)}
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(_by_field(state)),
-            metadata=ocp.args.JsonSave({**metadata, "sha256": checksums(state), "shapes": shapes(state)}),
+            metadata=ocp.args.JsonSave({**whole, "metadata_sha256": json_digest(whole)}),
         )
         self.manager.save(step, args=args, metrics=metrics)
 
@@ -67,9 +69,10 @@ class Checkpoints:
         """The JSON of a step ("latest", "best" or a number)."""
         step = self._step(which)
         try:
-            return self.manager.restore(step, args=ocp.args.Composite(metadata=ocp.args.JsonRestore()))["metadata"]
+            found = self.manager.restore(step, args=ocp.args.Composite(metadata=ocp.args.JsonRestore()))["metadata"]
         except Exception as error:  # orbax and tensorstore raise many kinds
             raise _unreadable(step, self.directory, error) from error
+        return _checked_metadata(found, step, self.directory)
 
     def restore(self, which: str | int, like: Any) -> Restored:
         """The whole state of a step.
@@ -160,6 +163,31 @@ class _Part:
 def _by_field(state: Any) -> Any:
     """A NamedTuple as a dictionary without the fields that are None: a field that earlier versions do not have is no difference."""
     return {name: part for name, part in state._asdict().items() if part is not None} if hasattr(state, "_fields") else state
+
+
+PARTS_OF_METADATA = ("config", "sha256", "shapes", "versions", "data")
+
+
+def _checked_metadata(found: Any, step: int, directory: pathlib.Path) -> dict[str, Any]:
+    """Metadata with everything that its readers need, as it was written."""
+    whole = isinstance(found, dict) and all(isinstance(found.get(name, {}), dict) for name in PARTS_OF_METADATA)
+    missing = [name for name in ("sha256", "shapes") if not whole or name not in found]
+    if missing:
+        raise UserError(
+            f"checkpoint {step} in {directory} is damaged: its metadata have no {missing[0]}; choose another --step, or move it away"
+        )
+    rest = {name: part for name, part in found.items() if name != "metadata_sha256"}
+    if found.get("metadata_sha256", json_digest(rest)) != json_digest(rest):
+        raise UserError(
+            f"checkpoint {step} in {directory} is damaged: its metadata (the config, checksums, data) are not those that were written;"
+            " choose another --step, or move it away"
+        )
+    return found
+
+
+def json_digest(value: Any) -> str:
+    """SHA-256 of a value as JSON, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def checksums(state: Any) -> dict[str, str]:

@@ -7,6 +7,14 @@ class UserError(Exception):
     """A user's mistake. The message says in one line what is wrong, where, and the fix. Commands print it without a traceback and exit with 2."""
 
 
+class Stopped(Exception):  # noqa: N818 - no error
+    """A run that was asked to stop, and is saved. message: one line. code: of the exit."""
+
+    def __init__(self, message: str, code: int):
+        super().__init__(message)
+        self.code = code
+
+
 def refuse(wrong: bool, message: str) -> None:
     """A `UserError` if something is wrong."""
     if wrong:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
-from experiments.runtime.errors import UserError
+from experiments.runtime.errors import Stopped, UserError
 from experiments.runtime.process import keep_compiled_programs, keep_freed_memory
 
 
@@ -35,6 +35,9 @@ def run_command(main: Callable[[], None], positional: str | None = None, define:
             main()
         except UserError as error:
             fail(str(error))
+        except Stopped as stopped:
+            print(stopped, file=sys.stderr)
+            sys.exit(stopped.code)
         except KeyboardInterrupt:
             fail("interrupted; what was written is kept", code=130)
 

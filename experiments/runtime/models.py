@@ -86,8 +86,21 @@ PARTS = {"raw": "params", "averaged": "averaged"}  # of a training state
 def from_workdir(workdir: str, step: str = "latest", parameters: str = "raw") -> EvaluatedModel:
     """A checkpoint of a training: "latest", "best" or a step number.
 
-    Only the parameters are read, so it does not matter which optimizer or method trained them. parameters: raw, or averaged, their moving average.
+    Only the parameters are read, so it does not matter which optimizer or method trained them. A training that goes on may delete the checkpoint
+    while it is read: then the one that is there instead is read. parameters: raw, or averaged, their moving average.
     """
+    folder = pathlib.Path(workdir) / "checkpoints"
+    for _ in range(20):
+        before = {path.name for path in folder.glob("[0-9]*")}
+        try:
+            return _from_checkpoint(workdir, step, parameters)
+        except UserError:
+            if {path.name for path in folder.glob("[0-9]*")} == before:
+                raise
+    raise UserError(f"the checkpoints in {workdir} change faster than they can be read: give --step a number that is kept")
+
+
+def _from_checkpoint(workdir: str, step: str, parameters: str) -> EvaluatedModel:
     with Checkpoints(workdir, read_only=True) as checkpoints:
         metadata = checkpoints.metadata(step)
         config = base.config_dict(base.with_defaults(metadata["config"]))

@@ -75,13 +75,15 @@ class Log:
 
     def _lines(self) -> list[dict[str, Any]]:
         try:
-            lines = self.path.read_text().splitlines()
+            lines = self.path.read_text(errors="replace").splitlines()
         except FileNotFoundError:
             return []
         parsed = []
         for line in lines:
             try:
-                parsed.append(json.loads(line))
+                found = json.loads(line)
             except json.JSONDecodeError:  # a line that was being written when the run was killed
                 break
+            if isinstance(found, dict) and isinstance(found.get("step"), int):
+                parsed.append(found)
         return parsed

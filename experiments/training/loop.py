@@ -3,6 +3,7 @@
 import inspect
 import pathlib
 import sys
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +21,7 @@ from experiments.runtime.errors import UserError, one_line, refuse, warn
 from experiments.runtime.models import build_network, params_from
 from experiments.runtime.names import find
 from experiments.runtime.plan import current_plan
+from experiments.runtime.signals import stopped_by
 from experiments.training.augment import check_augmentation
 from experiments.training.log import Log
 from experiments.training.recipe import check_recipe, eps_at
@@ -32,7 +34,13 @@ from irob.models import LinenModel, OwnModel
 from irob.types import Model, Params
 
 
-def train(config: ml_collections.ConfigDict, workdir: str, data_dir: str | None = None, extend: bool = False) -> TrainState:
+def train(
+    config: ml_collections.ConfigDict,
+    workdir: str,
+    data_dir: str | None = None,
+    extend: bool = False,
+    stop: Callable[[], int | None] = lambda: None,
+) -> TrainState:
     """Trains to `config.num_steps` and returns the last state, on the host. A run that was interrupted continues from its last checkpoint.
 
     Args:
@@ -41,8 +49,10 @@ def train(config: ml_collections.ConfigDict, workdir: str, data_dir: str | None 
       data_dir: where tfds data sets lie.
       extend: whether a run of fewer steps is continued to this number. Where the schedule of the learning rate depends on the number of steps, the
         result is not that of one run.
+      stop: the number of a signal that asks to stop, None while there is none; then the run is saved as it is, without validation.
 
     Raises:
+      Stopped: if it was asked to stop.
       UserError: for a config, workdir or data set that cannot be used, and for a loss that is not finite (the last good checkpoint is kept).
     """
     base.validate_config(config, devices.num_devices())
@@ -63,7 +73,7 @@ def train(config: ml_collections.ConfigDict, workdir: str, data_dir: str | None 
     validation = data.load_split(config.dataset, "validation", data_dir).first(config.validation.num_examples)
 
     last_eps = float(eps_at(config, np.int32(config.num_steps - 1)))
-    if defense.inner is not None and last_eps < config.eps:
+    if defense.inner is not None and last_eps < 0.999 * config.eps:
         warn(f"eps is {last_eps:g} at the last step, not {config.eps:g}: config.eps_ramp = {tuple(config.eps_ramp)} ends after it")
     with locked_workdir(workdir, config, extend) as directory, Checkpoints(directory, config.keep_last) as checkpoints:
         state, history = _latest(checkpoints, workdir, config, split, network, params)
@@ -96,6 +106,13 @@ def train(config: ml_collections.ConfigDict, workdir: str, data_dir: str | None 
                     if history.waited(config):
                         print(f"stopped: no better validation since step {history.best_step}", file=sys.stderr)
                         break
+                if (signal := stop()) is not None and number < config.num_steps:
+                    if not saves:
+                        mean_loss(devices.unreplicate(sums), directory)
+                        state = devices.unreplicate(device_state)
+                        checkpoints.save(number, state, checkpoint_metadata(config, split, state, history), None)
+                    batches.close()
+                    raise stopped_by(signal, f"saved at step {number} of {config.num_steps}")
             batches.close()
         return state
 
@@ -187,7 +204,7 @@ def mean_loss(sums: MetricSums, directory: pathlib.Path) -> float:
             f"the loss or an update was not finite at step {int(sums.first_nonfinite_step)}: training stopped, the checkpoints before it are kept in"
             f" {directory / 'checkpoints'}; lower config.learning_rate"
         )
-    return float(sums.loss / sums.steps)
+    return float(sums.loss / max(sums.steps, 1))
 
 
 def checkpoint_metadata(config: ml_collections.ConfigDict, split: data.Split, state: TrainState, history: History) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import ml_collections
 
 from experiments.configs import base
 from experiments.runtime import devices, storage
-from experiments.runtime.errors import UserError
+from experiments.runtime.errors import UserError, one_line
 
 
 @contextlib.contextmanager
@@ -39,8 +39,11 @@ def _refuse_other_runs(directory: pathlib.Path, wanted: dict[str, Any], extend: 
     if file.exists() and holds_a_run:
         try:
             stored = json.loads(file.read_text())
-        except json.JSONDecodeError as error:
-            raise UserError(f"{file} is not a config written by this command ({error}): use another --workdir") from error
+            base.validate_config(base.config_dict(base.with_defaults(stored)))
+        except (ValueError, TypeError, AttributeError, KeyError, OSError) as error:
+            raise UserError(f"{file} is not a config written by this command ({one_line(error, 120)}): use another --workdir") from error
+        except UserError as error:
+            raise UserError(f"{file}: {error}") from error
         found = base.with_defaults(stored)
         if extend and found["num_steps"] < wanted["num_steps"]:
             found["num_steps"] = wanted["num_steps"]

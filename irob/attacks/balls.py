@@ -54,6 +54,19 @@ class NormBall(Ball, Protocol):
         """The largest radius that makes sense on pixels in [0, 1]."""
 
 
+def checked_radius(eps: Scalar) -> Scalar:
+    """The radius itself, NaN where it is traced and negative.
+
+    Raises:
+      ValueError: if its value is known, and negative or NaN.
+    """
+    if isinstance(eps, jax.core.Tracer):
+        return jnp.where(eps >= 0.0, eps, jnp.nan)
+    if np.ndim(eps) or not float(eps) >= 0.0:
+        raise ValueError(f"the radius of a ball is one number that is not negative, got {eps}")
+    return eps
+
+
 class LInf(NamedTuple):
     """The l-inf ball `max_i |x'_i - x_i| <= eps`, within [0, 1].
 
@@ -65,7 +78,8 @@ class LInf(NamedTuple):
 
     def project(self, x_adv: Point, x: Point) -> Point:
         """Clip to [x - eps, x + eps], then to [0, 1]."""
-        return jnp.clip(jnp.clip(x_adv, x - self.eps, x + self.eps), 0.0, 1.0)
+        eps = checked_radius(self.eps)
+        return jnp.clip(jnp.clip(x_adv, x - eps, x + eps), 0.0, 1.0)
 
     def ascend(self, x_adv: Point, gradient: Point, step_size: Scalar) -> Point:
         """`x' + step_size sign(g)`; sign(0) = 0."""
@@ -77,8 +91,8 @@ class LInf(NamedTuple):
 
     @staticmethod
     def length(difference: Point) -> Scalar:
-        """`max_i |d_i|`."""
-        return jnp.linalg.norm(difference.reshape(-1), jnp.inf)
+        """`max_i |d_i|`; NaN where one is. (XLA on CPU has -inf for the maximum of |NaN| in some batches.)"""
+        return jnp.where(jnp.any(jnp.isnan(difference)), jnp.nan, jnp.linalg.norm(difference.reshape(-1), jnp.inf))
 
     @staticmethod
     def diameter(shape: Sequence[int]) -> float:
@@ -106,12 +120,12 @@ class L2(NamedTuple):
         Where the box stops a coordinate (s |d_i| >= r_i, its room) it adds r_i^2 to the squared length, otherwise s^2 d_i^2. Solving for s with
         the coordinates stopped so far stays below the solution and stops more of them, until no further one is stopped.
         """
-        d = x_adv - x
+        d, eps = x_adv - x, checked_radius(self.eps)
         room = jnp.where(d > 0.0, 1.0 - x, x)
 
         def solve(s: Any, _: None) -> tuple[Any, None]:
             stopped = s * jnp.abs(d) >= room
-            left = jnp.square(self.eps) - jnp.sum(jnp.where(stopped, room**2, 0.0))
+            left = jnp.square(eps) - jnp.sum(jnp.where(stopped, room**2, 0.0))
             free = jnp.sum(jnp.where(stopped, 0.0, d**2))
             return jnp.where(free > 0.0, jnp.minimum(1.0, jnp.sqrt(jnp.maximum(left, 0.0) / jnp.where(free > 0.0, free, 1.0))), 1.0), None
 
@@ -129,7 +143,7 @@ class L2(NamedTuple):
         """Uniform in the ball (a Gaussian direction times U^(1/n)), clipped to [0, 1]."""
         direction_key, radius_key = jax.random.split(key)
         direction = jax.random.normal(direction_key, x.shape, x.dtype)
-        radius = self.eps * jax.random.uniform(radius_key, dtype=x.dtype) ** (1.0 / x.size)
+        radius = checked_radius(self.eps) * jax.random.uniform(radius_key, dtype=x.dtype) ** (1.0 / x.size)
         return jnp.clip(x + radius * direction / jnp.linalg.norm(direction), 0.0, 1.0)
 
     @staticmethod
@@ -163,23 +177,23 @@ class L1(NamedTuple):
         The length sum_i clip(|d_i| - t, 0, r_i) is piecewise linear and decreasing in t, with knots at |d_i| - r_i and at |d_i|: the sorted knots
         tell which piece reaches eps.
         """
-        d = x_adv - x
+        d, eps = x_adv - x, jnp.asarray(checked_radius(self.eps), x.dtype)
         size = jnp.abs(d)
         room = jnp.minimum(size, jnp.where(d > 0.0, 1.0 - x, x))
         knots = jnp.concatenate([(size - room).reshape(-1), size.reshape(-1)])
         order = jnp.argsort(knots)
         at = knots[order]
-        slope = jnp.cumsum(jnp.where(order < d.size, -1.0, 1.0))  # after each knot
-        lengths = jnp.sum(room) + jnp.concatenate([jnp.zeros(1), jnp.cumsum(slope[:-1] * jnp.diff(at))])
-        last = jnp.maximum(jnp.sum(lengths > self.eps) - 1, 0)
-        t = jnp.where(lengths[0] > self.eps, at[last] + (lengths[last] - self.eps) / jnp.maximum(-slope[last], 1.0), 0.0)
+        slope = jnp.cumsum(jnp.where(order < d.size, -1.0, 1.0).astype(x.dtype))  # after each knot
+        lengths = jnp.sum(room) + jnp.concatenate([jnp.zeros(1, x.dtype), jnp.cumsum(slope[:-1] * jnp.diff(at))])
+        last = jnp.maximum(jnp.sum(lengths > eps) - 1, 0)
+        t = jnp.where(lengths[0] > eps, at[last] + (lengths[last] - eps) / jnp.maximum(-slope[last], 1.0), 0.0)
 
         def length_and_slope(t: Array) -> tuple[Array, Array]:
             kept = jnp.clip(size - t, 0.0, room)
             return jnp.sum(kept), jnp.sum((kept > 0.0) & (kept < room))
 
         length, moving = length_and_slope(t)  # one Newton step removes the rounding of the long sums
-        t = jnp.maximum(t + (length - self.eps) / jnp.maximum(moving, 1), 0.0)
+        t = jnp.maximum(t + (length - eps) / jnp.maximum(moving, 1).astype(x.dtype), 0.0)
         return x + jnp.sign(d) * jnp.clip(size - t, 0.0, room)
 
     def ascend(self, x_adv: Point, gradient: Point, step_size: Scalar) -> Point:
@@ -198,7 +212,7 @@ class L1(NamedTuple):
         sign_key, size_key = jax.random.split(key)
         sizes = jax.random.exponential(size_key, (x.size + 1,), x.dtype)
         signs = jax.random.rademacher(sign_key, x.shape, x.dtype)
-        return jnp.clip(x + self.eps * signs * (sizes[:-1] / jnp.sum(sizes)).reshape(x.shape), 0.0, 1.0)
+        return jnp.clip(x + checked_radius(self.eps) * signs * (sizes[:-1] / jnp.sum(sizes)).reshape(x.shape), 0.0, 1.0)
 
     @staticmethod
     def length(difference: Point) -> Scalar:

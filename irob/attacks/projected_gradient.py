@@ -102,7 +102,8 @@ def best_of_pgd(
       ball, x, step_sizes, start: as in `pgd`, which says what is raised.
 
     Returns:
-      The best iterate and its score. No gradient flows through them.
+      The best iterate and its score; NaN for the iterate where a gradient was not finite, so that an attack that went nowhere is not counted as one
+      that failed. No gradient flows through them.
 
     >>> from irob.attacks.balls import LInf
     >>> overshoot = lambda z: (jnp.sum(z), -jnp.abs(jnp.sum(z) - 0.6))
@@ -124,7 +125,8 @@ def best_of_pgd(
 
     worst = AttackResult(first, jnp.full((), -jnp.inf, first.dtype))
     (x_adv, best), _ = jax.lax.scan(step, (first, worst), _checked(step_sizes, x))
-    return jax.lax.stop_gradient(better(best, x_adv, objective(x_adv)[1]))
+    best = jax.lax.stop_gradient(better(best, x_adv, objective(x_adv)[1]))
+    return AttackResult(jnp.where(jnp.all(jnp.isfinite(x_adv)), best.x_adv, jnp.nan), best.score)
 
 
 def last_of_pgd(

@@ -192,6 +192,8 @@ def smooth_grad(score: Score, x: Image, key: PRNGKey, *, sigma: float = 0.15, sa
 def _batch_like(x: Image, images: Array, what: str) -> jax.Array:
     if not len(images) or images.shape[1:] != x.shape:
         raise ValueError(f"{what} must be a batch of images like x, [n, {', '.join(map(str, x.shape))}], got shape {tuple(images.shape)}")
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"{what} must be floats in [0, 1], got {images.dtype}: divide uint8 pixels by 255")
     return jnp.asarray(images)
 
 

@@ -22,7 +22,7 @@ from jaxtyping import Float
 
 from irob import convolutions
 from irob.maps.features import READOUTS, cam
-from irob.types import Array, Explain, Explanation, Features, Head, Image, Params, Readout, checked_image
+from irob.types import Array, Explain, Explanation, Features, Head, Image, Params, Readout, checked_image, in_type_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +150,7 @@ class CAMNetwork(nn.Module):
         >>> [part.shape for part in network.explain(network.initial_params(), jnp.zeros((8, 8, 1)))]
         [(2, 2, 3), (3,)]
         """
-        return self._explainer(params, readout)(x)
+        return self._explainer(in_type_of(x, params), readout)(x)
 
     @nn.nowrap
     def head_kernel(self, params: Params) -> Head:
@@ -160,7 +160,7 @@ class CAMNetwork(nn.Module):
     @nn.nowrap
     def features(self, params: Params, x: Image) -> Features:
         """The representation: the last feature map A `[h, w, K]`, not rectified."""
-        return self.apply({"params": params}, checked_image(x, self.input_shape), method="trunk")  # type: ignore[return-value]
+        return self.apply({"params": in_type_of(x, params)}, checked_image(x, self.input_shape), method="trunk")  # type: ignore[return-value]
 
     @nn.nowrap
     def features_shape(self) -> tuple[int, int, int]:
@@ -203,7 +203,7 @@ class CAMNetwork(nn.Module):
 
         Args:
           params, readout: as in `explain`.
-          dtype: of the computation; images, maps and logits stay float32. bfloat16 is for accelerators; it rounds pixels to 1/256, so
+          dtype: of the computation; maps and logits have the type of the image. bfloat16 is for accelerators; it rounds pixels to 1/256, so
             smaller perturbations vanish.
 
         Returns:
@@ -216,9 +216,13 @@ class CAMNetwork(nn.Module):
         """
         cast = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
         explain = self._explainer(convolutions.constant(cast), readout)
-        if jnp.dtype(dtype) == jnp.float32:
-            return explain
-        return lambda x: Explanation(*(part.astype(jnp.float32) for part in explain(checked_image(x, self.input_shape).astype(dtype))))
+
+        def of_image(x: Image) -> Explanation:
+            if x.dtype == jnp.dtype(dtype):
+                return explain(x)
+            return Explanation(*(part.astype(x.dtype) for part in explain(checked_image(x, self.input_shape).astype(dtype))))
+
+        return of_image
 
     @nn.nowrap
     def smooth(self) -> CAMNetwork:
@@ -326,8 +330,10 @@ def create(name: str, input_shape: tuple[int, int, int], num_classes: int) -> CA
     """
     if name not in NETWORKS:
         raise ValueError(f"unknown network {name!r}: choose one of {sorted(NETWORKS)}; irob.models.MODELS has all")
-    if any(side % 4 for side in input_shape[:2]):
-        raise ValueError(f"network {name!r}: the sides of its images must be multiples of 4, got {input_shape[:2]}")
+    if any(side % 4 or side < 4 for side in input_shape[:2]):
+        raise ValueError(f"network {name!r}: the sides of its images must be multiples of 4, at least 4, got {input_shape[:2]}")
+    if input_shape[2] < 1:
+        raise ValueError(f"network {name!r}: images have at least one channel, got {input_shape[2]}")
     if num_classes < 2:
         raise ValueError(f"num_classes must be at least 2, got {num_classes}")
     height, width, channels = input_shape

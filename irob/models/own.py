@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from irob import convolutions, rewriting
 from irob.maps.features import READOUTS, cam
-from irob.types import Array, Explain, Explanation, Features, Head, Image, Params, PRNGKey, Readout, checked_image
+from irob.types import Array, Explain, Explanation, Features, Head, Image, Params, PRNGKey, Readout, checked_image, in_type_of
 
 Trained = tuple[tuple[str, ...], PRNGKey]  # axes of the batch, key of dropout
 M = TypeVar("M", bound=Any)
@@ -40,14 +40,14 @@ class OwnModel:
         Raises:
           ValueError: if the image does not have the network's input shape, or is not of floats.
         """
-        return self._prepared(params, readout, x.dtype)(checked_image(x, self.input_shape))
+        return self._prepared(in_type_of(x, params), readout, x.dtype)(checked_image(x, self.input_shape))
 
     def frozen(self, params: Params, readout: Readout = READOUTS["cam"], dtype: DTypeLike = jnp.float32) -> Explain:
         """The frozen form: parameters constant. It raises a ValueError when it is differentiated with respect to them."""
         explain = self._prepared(convolutions.constant(jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)), readout, dtype)
 
         def of_image(x: Image) -> Explanation:
-            return jax.tree.map(lambda part: part.astype(jnp.float32), explain(checked_image(x, self.input_shape).astype(dtype)))
+            return jax.tree.map(lambda part: part.astype(x.dtype), explain(checked_image(x, self.input_shape).astype(dtype)))
 
         return of_image
 
@@ -68,7 +68,7 @@ class OwnModel:
           key: of this image.
         """
         read = lambda params, x: self.read_training(params, x, readout, axes, key)  # noqa: E731
-        return self._fast(read, params, x.dtype)(checked_image(x, self.input_shape))
+        return self._fast(read, in_type_of(x, params), x.dtype)(checked_image(x, self.input_shape))
 
     def updated_statistics(self, params: Params, x: Image, axes: tuple[str, ...], key: PRNGKey) -> Params:
         """The running statistics of BatchNorm after one pass of all images along the axes; the same for every image."""
