@@ -39,10 +39,12 @@ def main() -> None:
     from experiments.reports import results, text
     from experiments.reports.png import write_examples
     from experiments.runtime import devices
+    from experiments.runtime.errors import refuse
     from experiments.runtime.models import eps_ladder
 
     flag = flags.FLAGS
     names, texts = tuple(dict.fromkeys(flag.measure)), {name: str(flag[name].value) for name in OPTION_FLAGS if flag[name].present}
+    refuse(not names, "--measure is empty: give the name of a measure")
     eps = parsed_eps(flag.eps)
     choose_measures(names, flag.protocol, texts)  # refuses what is wrong before anything is read
     check_flags(flag)

@@ -36,13 +36,20 @@ def section(dataset: str, entries: "Sequence[Entry]") -> "Section":
     from experiments.evaluation.measures import find_measure
     from experiments.reports.pages import Section
     from experiments.reports.tables import sources_table
+    from experiments.runtime.errors import UserError, one_line
 
     chosen = [entry for entry in entries if entry.dataset == dataset]
     tables, pictures = [], []
     for name in dict.fromkeys(measure for entry in chosen for measure in entry.result.measures):
         measure, measured = find_measure(name), [entry.of(name) for entry in chosen if name in entry.result.measures]
-        tables += report_tables(name, measure, measured)
-        pictures += measure.figures(measured, data.find_dataset(dataset).classes)
+        try:
+            tables += report_tables(name, measure, measured)
+            pictures += measure.figures(measured, data.find_dataset(dataset).classes)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            files = ", ".join(entry.label for entry in measured)
+            raise UserError(
+                f"the results of {name} for {files} cannot be reported ({type(error).__name__}: {one_line(error, 80)}): measure again"
+            ) from error
     return Section(dataset, [*tables, sources_table(chosen)], pictures)
 
 

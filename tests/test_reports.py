@@ -1,6 +1,7 @@
 """Tables of a report: one record a cell, notes, names of files."""
 
 import dataclasses
+import json
 import types
 
 import numpy as np
@@ -90,3 +91,47 @@ def test_files_of_a_data_set_of_ones_own_do_not_collide(tmp_path):
 
 def test_a_result_without_its_arrays_is_reported_without_pictures():
     assert MEASURES["inversion"].figures([entry(measure="inversion").of("nothing")], "0123456789") == []
+
+
+WRONG = ([], None, 3, "x", {}, -1.5, True)
+
+
+def parts_of(value, path=()):
+    """Every place in a result that a file may damage."""
+    yield path
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from parts_of(part, (*path, key))
+    elif isinstance(value, list) and len(path) < 2:
+        for i, part in enumerate(value[:2]):
+            yield from parts_of(part, (*path, i))
+
+
+def test_a_damaged_result_is_reported_or_refused_in_one_line(tmp_path, monkeypatch):
+    """Each place with each of several wrong values, or missing: a table, or a `UserError`. (Without a checksum, as earlier versions wrote them.)"""
+    from experiments.reports.entries import read_entries
+
+    monkeypatch.setitem(MEASURES, "pgd", MEASURES["pgd"]._replace(figures=lambda entries, classes: []))
+    good = dataclasses.replace(entry().result, provenance=PROVENANCE).as_dict()
+    tables, lines = 0, []
+    for path in parts_of(good):
+        for wrong in [*WRONG, "delete"]:
+            damaged = json.loads(json.dumps(good))
+            parent = damaged
+            for key in path[:-1]:
+                parent = parent[key]
+            if not path:
+                damaged = wrong
+            elif wrong == "delete":
+                parent.pop(path[-1])
+            else:
+                parent[path[-1]] = wrong
+            (tmp_path / "r.json").write_text(json.dumps(damaged))
+            try:
+                entries = read_entries([str(tmp_path / "r.json")])
+                for dataset in {each.dataset for each in entries}:
+                    report.section(dataset, entries)
+                tables += 1
+            except UserError as error:
+                lines.append(str(error))
+    assert tables > 100 and len(lines) > 100 and all(len(line.splitlines()) == 1 for line in lines)

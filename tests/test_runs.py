@@ -54,8 +54,8 @@ def test_results_are_flat_records_and_arrays(workdir):
         3,
         {"pgd": MeasureInfo(2, "", {})},
         records,
-        {},
-        dict.fromkeys(("versions", "git_revision", "device", "seconds")),
+        {"name": "digits"},
+        {"versions": {}, "git_revision": None, "device": "1 x cpu", "seconds": 1.0},
     )
     write_result(result, {"pgd/indices": np.arange(2)}, workdir / "standard_latest.json")
     run = runs.open(str(workdir))

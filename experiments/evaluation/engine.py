@@ -49,7 +49,7 @@ class Evaluation:
         self.params = devices.replicate(model.params)
         self.cache = cache or ResultCache()
         self.quiet = quiet or not devices.is_first_process()
-        self.fixed_batch_size = batch_size
+        self.fixed_batch_size = None if batch_size is None else min(batch_size, max(len(split.labels), 1))
 
     def indices(self, images: Images) -> np.ndarray:
         """The chosen images, as indices into the split."""

@@ -99,7 +99,7 @@ def _result_files(given: pathlib.Path) -> list[pathlib.Path]:
 def identity(result: Result) -> str:
     """What tells one row of a report from another: the checksums of the parameters, which of a checkpoint's, the seed of the attacks."""
     provenance = result.provenance
-    checksums = provenance["weights"]["sha256"] if "weights" in provenance else provenance["checkpoint"]["sha256"]
+    checksums = (provenance.get("weights") or provenance.get("checkpoint") or {}).get("sha256", result.method)
     return json.dumps([checksums, provenance.get("parameters", "raw"), result.seed], sort_keys=True)
 
 

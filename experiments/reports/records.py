@@ -63,6 +63,12 @@ def record_from(flat: Mapping[str, Any]) -> Record:
     numbers = [value, *(flat["ci95"] or ())]
     if not all(part is None or (isinstance(part, int | float) and not isinstance(part, bool) and math.isfinite(part)) for part in numbers):
         raise TypeError(f"finite numbers, not {numbers!r}")
+    for name in ("measure", "metric"):
+        if not isinstance(flat[name], str):
+            raise TypeError(f"a {name} that is a name, not {flat[name]!r}")
+    eps = flat.get("eps", 0.0)
+    if isinstance(eps, bool) or not isinstance(eps, int | float) or not math.isfinite(eps) or eps < 0:
+        raise TypeError(f"an eps that is a radius, not {eps!r}")
     if str(flat["metric"]).endswith("accuracy") and not all(part is None or 0.0 <= part <= 1.0 for part in numbers):
         raise TypeError(f"an accuracy in [0, 1], not {numbers!r}")
     settings = {key: value for key, value in flat.items() if key not in OWN_FIELDS}

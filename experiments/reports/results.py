@@ -69,6 +69,14 @@ class Result:
 
 
 OWN_FIELDS = ("schema", "method", "dataset", "protocol", "seed", "measures", "records", "data")
+KINDS: dict[str, Any] = {  # of fields, where they are there
+    **dict.fromkeys(("method", "dataset", "protocol", "device"), str),
+    **dict.fromkeys(("measures", "data", "versions", "checkpoint", "weights"), dict),
+    "records": list,
+    "seed": int,
+    "seconds": (int, float),
+}
+PARTS = {"data": ("name",), "checkpoint": ("sha256", "step"), "weights": ("sha256", "file")}
 PROVENANCE = ("versions", "git_revision", "device", "seconds")
 
 
@@ -107,6 +115,13 @@ def read_result(file: pathlib.Path) -> Result:
         raise UserError(f"{file} is not a complete result file of schema 2 ({error!r:.80}): measure again") from error
     missing = sorted({*OWN_FIELDS, *PROVENANCE} - set(content))
     refuse(bool(missing), f"{file} is not a complete result file ({', '.join(missing[:1])} is missing): measure again")
+    for name, kind in KINDS.items():
+        found, may_lack = content.get(name), name in ("checkpoint", "weights", "seconds", "device")
+        wrong = not isinstance(found, kind) and not (may_lack and found is None)
+        refuse(wrong, f"{file} is not a complete result file ({name} is {found!r:.40}): measure again")
+    for name, parts in PARTS.items():
+        lacking = [part for part in parts if content.get(name) is not None and part not in content[name]]
+        refuse(bool(lacking), f"{file} is not a complete result file ({name} has no {lacking[:1]}): measure again")
     try:
         measures = {name: MeasureInfo(**info) for name, info in content["measures"].items()}
         records = [record_from(flat) for flat in content["records"]]
@@ -140,9 +155,9 @@ def arrays_beside(out: pathlib.Path) -> pathlib.Path:
 
 def check_free(out: pathlib.Path, overwrite: bool) -> None:
     """Refuses a file that exists, unless told to overwrite it, and a place that cannot be written."""
+    refuse(out.suffix != ".json", f"--out {out}: the name of a result ends in .json (its arrays go beside it, in .npz)")
     for file in (out, arrays_beside(out)):
         refuse(file.exists() and not overwrite, f"{file} exists: give another --out, or --overwrite")
-    refuse(out.suffix != ".json", f"--out {out}: the name of a result ends in .json (its arrays go beside it, in .npz)")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

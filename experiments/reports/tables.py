@@ -145,10 +145,11 @@ def sources_table(entries: Sequence[Entry]) -> Table:
     for entry in by_label(entries):
         result, made = entry.result, entry.result.provenance
         counts = ", ".join(f"{measure} {info.n}" for measure, info in result.measures.items())
-        network = made["weights"]["file"] if "weights" in made else f"{made['checkpoint']['workdir']} step {made['checkpoint']['step']}"
-        versions = f"irob {made['versions']['irob']}, jax {made['versions']['jax']}"
-        source = f"{result.data['name']}: {result.data['from']}"
-        run = (made["device"], f"{made['seconds']:g}", versions, str(made["git_revision"])[:12])
+        checkpoint, seconds = made.get("checkpoint") or {}, made["seconds"]
+        network = made["weights"]["file"] if made.get("weights") else f"{checkpoint.get('workdir', '?')} step {checkpoint.get('step', '?')}"
+        versions = f"irob {made['versions'].get('irob', '?')}, jax {made['versions'].get('jax', '?')}"
+        source = f"{result.data['name']}: {result.data.get('from', '?')}"
+        run = (made["device"], "?" if seconds is None else f"{seconds:g}", versions, str(made["git_revision"])[:12])
         rows.append(cells([entry.label, entry.protocol, network, counts, str(result.seed), source, *run]))
     header = ["network", "protocol", "from", "images by measure", "seed", "data", "device", "seconds", "versions", "revision"]
     return Table("sources", "Where the numbers come from", header, rows, _descriptions(entries))

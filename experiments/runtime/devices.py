@@ -6,6 +6,7 @@ A batch axis is split over all devices of all processes; parameters are copied t
 import contextlib
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -64,6 +65,8 @@ def start(coordinator: str | None, num_processes: int, process_id: int, *batches
         return
     if coordinator != "auto" and not 0 <= process_id < num_processes:
         raise UserError(f"--process_id={process_id} must be in 0..{num_processes - 1}, one for each of the --num_processes={num_processes}")
+    if coordinator != "auto" and not re.fullmatch(r".+:\d{1,5}", coordinator):
+        raise UserError(f"--coordinator={coordinator}: must be auto, or host:port of process 0")
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         if coordinator == "auto":

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
-from experiments.runtime.errors import Stopped, UserError
+from experiments.runtime.errors import Stopped, UserError, refuse
 from experiments.runtime.process import keep_compiled_programs, keep_freed_memory
 
 
@@ -35,6 +35,10 @@ def run_command(main: Callable[[], None], positional: str | None = None, define:
             main()
         except UserError as error:
             fail(str(error))
+        except OSError as error:
+            if error.errno is None or error.filename is None:
+                raise
+            fail(f"{error.filename}: {error.strerror}")
         except Stopped as stopped:
             print(stopped, file=sys.stderr)
             sys.exit(stopped.code)
@@ -64,6 +68,26 @@ def given(argv: Sequence[str], name: str) -> list[str]:
         if flag in (f"--{name}", f"-{name}"):
             values.append(value if equals else following)
     return values
+
+
+PLACES = ("workdir", "out", "figure", "weights", "variables", "data_dir", "raw_dir", "inputs")  # flags that name files and folders
+
+
+def place(text: str, flag: str) -> str:
+    """A path of a flag, `~` expanded.
+
+    Raises:
+      UserError: if it is empty, not on this machine, or cannot be a name.
+    """
+    refuse(not text.strip(), f"--{flag} is empty: give a path")
+    remote = re.match(r"(\w+)://", text)
+    refuse(
+        remote is not None,
+        f"--{flag}={text}: only folders of this machine (or mounted there) are read and written, not {text.split('://')[0]}://",
+    )
+    longest = max(len(part.encode()) for part in text.split("/"))
+    refuse(longest > 240 or "\0" in text, f"--{flag}: a name of {longest} bytes is too long for a file")
+    return os.path.expanduser(text)
 
 
 def config_overrides(argv: Sequence[str]) -> list[str]:
@@ -97,6 +121,15 @@ def _parse(argv: Sequence[str], positional: str | None) -> list[str]:
         flags.FLAGS[positional].value = list(flags.FLAGS[positional].value or []) + rest[1:]
     elif len(rest) > 1:
         fail(f"unexpected argument {rest[1]!r}: every option is a flag, --name=value (see --help)")
+    for name in [name for name in PLACES if name in flags.FLAGS]:
+        flag = flags.FLAGS[name]
+        if flag.present and flag.value is not None:
+            several = isinstance(flag.value, list)
+            try:
+                found = [place(text, name) for text in (flag.value if several else [flag.value])]
+            except UserError as error:
+                fail(str(error))
+            flag.value = found if several else found[0]
     if "data_dir" in flags.FLAGS and flags.FLAGS.data_dir:
         os.environ["TFDS_DATA_DIR"] = flags.FLAGS.data_dir  # where tfds finds the description of a data set by its name
     if not any(re.match("--?v(erbosity)?(=|$)", argument) for argument in argv):

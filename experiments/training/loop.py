@@ -71,6 +71,9 @@ def train(
         f"config.batch_size = {config.batch_size}: the training split has only {len(split.labels)} images",
     )
     validation = data.load_split(config.dataset, "validation", data_dir).first(config.validation.num_examples)
+    fewer = len(validation.labels)
+    if fewer < config.validation.num_examples:
+        warn(f"config.validation.num_examples = {config.validation.num_examples}: the validation split has only {fewer} images")
 
     last_eps = float(eps_at(config, np.int32(config.num_steps - 1)))
     if defense.inner is not None and last_eps < 0.999 * config.eps:
