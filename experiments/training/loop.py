@@ -55,42 +55,16 @@ def train(
       Stopped: if it was asked to stop.
       UserError: for a config, workdir or data set that cannot be used, and for a loss that is not finite (the last good checkpoint is kept).
     """
-    base.validate_config(config, devices.num_devices())
-    network, plan = build_network(config), current_plan()
-    defense = base.defense_of(config, chunk=plan.path_chunk)
-    params = network.initial_params(config.seed)
-    check_network(config, network, defense, params)
-    check_recipe(config, params)
-    check_augmentation(config, network.input_shape)
-    begins = not any((pathlib.Path(workdir) / "checkpoints").glob("[0-9]*"))
-    if config.init_from and begins:
-        params = params_from(config.init_from, params)
-    split = data.load_split(config.dataset, "train", data_dir)
-    refuse(
-        len(split.labels) < config.batch_size,
-        f"config.batch_size = {config.batch_size}: the training split has only {len(split.labels)} images",
-    )
-    validation = data.load_split(config.dataset, "validation", data_dir).first(config.validation.num_examples)
-    fewer = len(validation.labels)
-    if fewer < config.validation.num_examples:
-        warn(f"config.validation.num_examples = {config.validation.num_examples}: the validation split has only {fewer} images")
-
-    last_eps = float(eps_at(config, np.int32(config.num_steps - 1)))
-    if defense.inner is not None and last_eps < 0.999 * config.eps:
-        warn(f"eps is {last_eps:g} at the last step, not {config.eps:g}: config.eps_ramp = {tuple(config.eps_ramp)} ends after it")
+    network, defense, params, split, validation = _prepared(config, workdir, data_dir)
     with locked_workdir(workdir, config, extend) as directory, Checkpoints(directory, config.keep_last) as checkpoints:
         state, history = _latest(checkpoints, workdir, config, split, network, params)
         start = int(state.step)
         if start >= config.num_steps or history.waited(config):
-            early = (
-                ""
-                if start >= config.num_steps
-                else f": it stopped at {start}, config.patience after its best validation at {history.best_step}"
-            )
-            print(f"{workdir} has all {config.num_steps} steps already{early}", file=sys.stderr)
+            early = f": it stopped at {start}, config.patience after its best validation at {history.best_step}"
+            print(f"{workdir} has all {config.num_steps} steps already{'' if start >= config.num_steps else early}", file=sys.stderr)
             return state
         with Log(directory, start, config) as log:
-            step, at_once = make_step(config, network, defense, plan), config.steps_per_dispatch
+            step, at_once = make_step(config, network, defense, current_plan()), config.steps_per_dispatch
             batches = training_batches(split, config.batch_size, config.seed, start, at_once)
             device_state, sums = devices.replicate(state), devices.replicate(zero_metrics())
             for number in range(start + at_once, config.num_steps + 1, at_once):
@@ -110,14 +84,51 @@ def train(
                         print(f"stopped: no better validation since step {history.best_step}", file=sys.stderr)
                         break
                 if (signal := stop()) is not None and number < config.num_steps:
+                    batches.close()
                     if not saves:
-                        mean_loss(devices.unreplicate(sums), directory)
+                        mean_loss(devices.unreplicate(sums), directory)  # refuses what is not finite
                         state = devices.unreplicate(device_state)
                         checkpoints.save(number, state, checkpoint_metadata(config, split, state, history), None)
-                    batches.close()
                     raise stopped_by(signal, f"saved at step {number} of {config.num_steps}")
             batches.close()
         return state
+
+
+class Prepared(NamedTuple):
+    """What a training needs, checked: nothing of it is refused later."""
+
+    network: Model
+    defense: Defense
+    params: Params
+    split: data.Split
+    validation: data.Split
+
+
+def _prepared(config: ml_collections.ConfigDict, workdir: str, data_dir: str | None) -> Prepared:
+    """Checks everything that can be checked before the workdir is touched, and says what is odd."""
+    base.validate_config(config, devices.num_devices())
+    network = build_network(config)
+    defense = base.defense_of(config, chunk=current_plan().path_chunk)
+    params = network.initial_params(config.seed)
+    check_network(config, network, defense, params)
+    check_recipe(config, params)
+    check_augmentation(config, network.input_shape)
+    begins = not any((pathlib.Path(workdir) / "checkpoints").glob("[0-9]*"))
+    if config.init_from and begins:
+        params = params_from(config.init_from, params)
+    split = data.load_split(config.dataset, "train", data_dir)
+    refuse(
+        len(split.labels) < config.batch_size,
+        f"config.batch_size = {config.batch_size}: the training split has only {len(split.labels)} images",
+    )
+    wanted = config.validation.num_examples
+    validation = data.load_split(config.dataset, "validation", data_dir).first(wanted)
+    if (fewer := len(validation.labels)) < wanted:
+        warn(f"config.validation.num_examples = {wanted}: the validation split has only {fewer} images")
+    last_eps = float(eps_at(config, np.int32(config.num_steps - 1)))
+    if defense.inner is not None and last_eps < 0.999 * config.eps:
+        warn(f"eps is {last_eps:g} at the last step, not {config.eps:g}: config.eps_ramp = {tuple(config.eps_ramp)} ends after it")
+    return Prepared(network, defense, params, split, validation)
 
 
 class History(NamedTuple):

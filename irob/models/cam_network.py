@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -150,7 +151,7 @@ class CAMNetwork(nn.Module):
         >>> [part.shape for part in network.explain(network.initial_params(), jnp.zeros((8, 8, 1)))]
         [(2, 2, 3), (3,)]
         """
-        return self._explainer(in_type_of(x, params), readout)(x)
+        return Explanation(*(part.astype(x.dtype) for part in self._explainer(in_type_of(x, params), readout)(x)))
 
     @nn.nowrap
     def head_kernel(self, params: Params) -> Head:
@@ -217,9 +218,7 @@ class CAMNetwork(nn.Module):
         cast = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
         explain = self._explainer(convolutions.constant(cast), readout)
 
-        def of_image(x: Image) -> Explanation:
-            if x.dtype == jnp.dtype(dtype):
-                return explain(x)
+        def of_image(x: Any) -> Explanation:
             return Explanation(*(part.astype(x.dtype) for part in explain(checked_image(x, self.input_shape).astype(dtype))))
 
         return of_image
