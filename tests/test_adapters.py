@@ -336,20 +336,6 @@ class Nnx(nnx.Module):
         return self.head(self.dropout(x.mean(axis=(-3, -2))))
 
 
-def make_nnx(input_shape, num_classes):
-    """For `config.network`: a bare module."""
-
-    class Net(nnx.Module):
-        def __init__(self, rngs):
-            self.features = nnx.Conv(input_shape[-1], 8, (4, 4), strides=4, rngs=rngs)
-            self.head = nnx.Linear(8, num_classes, rngs=rngs)
-
-        def __call__(self, x):
-            return self.head(self.features(x).mean(axis=(-3, -2)))
-
-    return Net(nnx.Rngs(0))
-
-
 @pytest.fixture(scope="module")
 def of_nnx():
     own = irob.models.from_nnx(lambda rngs: Nnx(3, rngs), (8, 8, 2), 3, features="blocks.1")

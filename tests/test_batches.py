@@ -111,6 +111,9 @@ def test_check_says_what_is_wrong(both):
     assert found.num_classes == 10 and found.clean.value == np.mean(predicted(model, x) == labels) and found.vanishing_gradients == 0
     masked = irob.check(lambda z: jnp.round(model(z).logits), x, labels)
     assert masked.vanishing_gradients == 1.0
+    random = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="gives other logits of the same image a second time"):
+        irob.check(lambda z: model(z).logits + random.normal(size=10).astype(np.float32), x, labels)
     with pytest.raises(ValueError, match="the classifier returns probabilities: give its logits"):
         irob.check(lambda z: jax.nn.softmax(model(z).logits), x, labels)
     with pytest.raises(ValueError, match=r"the classifier has logits that are not finite at image 0 and 23 others"):

@@ -11,13 +11,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from irob.maps.features import READOUTS
-from irob.models.own import OwnModel, Trained, bias_as_feature, checked_maps, maps_of, taking_images
-from irob.types import Array, Explanation, Head, Image, Params, PRNGKey, Readout, checked_image
+from irob.models.own import ModuleModel, Trained, bias_as_feature, checked_maps, maps_of, taking_images
+from irob.types import Array, Explanation, Head, Image, Params, Readout
 
 
 @dataclasses.dataclass(frozen=True)
-class LinenModel(OwnModel):
+class LinenModel(ModuleModel):
     """A linen module; see `from_linen`. batched: whether it takes `[1, H, W, c]`, otherwise `[H, W, c]`."""
 
     module: nn.Module
@@ -28,23 +27,11 @@ class LinenModel(OwnModel):
     batched: bool = True
     softplus: bool = False
 
-    def updated_statistics(self, params: Params, x: Image, axes: tuple[str, ...], key: PRNGKey) -> Params:
-        """The running statistics of BatchNorm after one pass of all images along the axes; the same for every image."""
-        return self._read(params, checked_image(x, self.input_shape), READOUTS["cam"], (axes, key))[1]["batch_stats"]
-
     def init(self, seed: int) -> Params:
         """The variables of the module, drawn with the key of the seed."""
         # Compiled, it leaves out the pass that `init` makes to learn the shapes.
         draw = jax.jit(lambda key: self.module.init(key, self._input(jnp.zeros(self.input_shape)), **self._options()))
         return draw(jax.random.key(seed))
-
-    def read(self, params: Params, x: Image, readout: Readout) -> Explanation:
-        """Maps read off the output of the submodule `features` by the kernel and bias of the submodule `head`."""
-        return self._read(params, x, readout)[0]
-
-    def read_training(self, params: Params, x: Image, readout: Readout, axes: tuple[str, ...], key: PRNGKey) -> Explanation:
-        """The same with `train=True`."""
-        return self._read(params, x, readout, (axes, key))[0]
 
     def _read(self, params: Params, x: Image, readout: Readout, trained: Trained | None = None) -> tuple[Explanation, Any]:
         """The explanation and, where the module trains, its mutable state."""

@@ -13,13 +13,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from irob.maps.features import READOUTS
-from irob.models.own import OwnModel, Trained, bias_as_feature, checked_maps, maps_of, taking_images
-from irob.types import Array, Explanation, Head, Image, Params, PRNGKey, Readout, checked_image
+from irob.models.own import ModuleModel, Trained, bias_as_feature, checked_maps, maps_of, taking_images
+from irob.types import Array, Explanation, Head, Image, Params, PRNGKey, Readout
 
 
 @dataclasses.dataclass(frozen=True)
-class NnxModel(OwnModel):
+class NnxModel(ModuleModel):
     """An nnx module; see `from_nnx`. definition: the module without its arrays. other: its state of random draws."""
 
     definition: nnx.GraphDef
@@ -35,18 +34,6 @@ class NnxModel(OwnModel):
     def init(self, seed: int) -> Params:
         """The parameters of the module, and its statistics, if it has some."""
         return _variables(self.draw(seed))
-
-    def read(self, params: Params, x: Image, readout: Readout) -> Explanation:
-        """Maps read off the output of the submodule `features` by the kernel and bias of the submodule `head`."""
-        return self._read(params, x, readout)[0]
-
-    def read_training(self, params: Params, x: Image, readout: Readout, axes: tuple[str, ...], key: PRNGKey) -> Explanation:
-        """The same in training mode."""
-        return self._read(params, x, readout, (axes, key))[0]
-
-    def updated_statistics(self, params: Params, x: Image, axes: tuple[str, ...], key: PRNGKey) -> Params:
-        """The running statistics of BatchNorm after one pass of all images along the axes; the same for every image."""
-        return self._read(params, checked_image(x, self.input_shape), READOUTS["cam"], (axes, key))[1]["batch_stats"]
 
     def head_kernel(self, params: Params) -> Head:
         """The matrix that reads the maps, `[W; b]`."""

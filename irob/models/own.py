@@ -111,6 +111,26 @@ class OwnModel:
         return self.read(params, x, readout)
 
 
+class ModuleModel(OwnModel):
+    """What models of flax modules share, whose `_read` gives the explanation and the state afterwards."""
+
+    def read(self, params: Params, x: Image, readout: Readout) -> Explanation:
+        """Maps read off the output of the submodule `features` by the kernel and bias of the submodule `head`."""
+        return self._read(params, x, readout)[0]
+
+    def read_training(self, params: Params, x: Image, readout: Readout, axes: tuple[str, ...], key: PRNGKey) -> Explanation:
+        """The same in training mode."""
+        return self._read(params, x, readout, (axes, key))[0]
+
+    def updated_statistics(self, params: Params, x: Image, axes: tuple[str, ...], key: PRNGKey) -> Params:
+        """The running statistics of BatchNorm after one pass of all images along the axes; the same for every image."""
+        return self._read(params, checked_image(x, self.input_shape), READOUTS["cam"], (axes, key))[1]["batch_stats"]
+
+    def _read(self, params: Params, x: Image, readout: Readout, trained: Trained | None = None) -> tuple[Explanation, Any]:
+        """The explanation and, where the module trains, its state afterwards."""
+        raise NotImplementedError
+
+
 def bias_as_feature(kernel: Head, bias: Array | None) -> Float[Array, "features C"]:
     """`[W; b]`: the bias of a head is the weight of one more feature, which is 1 everywhere.
 
