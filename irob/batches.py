@@ -8,6 +8,7 @@ object, so make it once; what it closes over is fixed by its first call, so make
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -33,12 +34,14 @@ class Evaluated(NamedTuple):
     clean, robust: accuracy without and under attack, with their 95% Wilson intervals.
     predictions: classes under attack, `[n]`.
     x_adv: attacked images, `[n, H, W, c]`; of one that is broken, what broke it, of one that is misclassified from the beginning, itself.
+    without_gradient: which images count as robust although no attack on them had a gradient of use (all were zero everywhere or not finite), `[n]`.
     """
 
     clean: Proportion
     robust: Proportion
     predictions: np.ndarray
     x_adv: np.ndarray
+    without_gradient: np.ndarray
 
 
 class Checked(NamedTuple):
@@ -86,8 +89,7 @@ def attack(
       start: `[n, H, W, c]`, where the first restart begins; None for where the method does.
       method: a key of `attacks.ATTACKS`, or one's own.
       loss: a key of `losses.LOSSES`, or `(logits, label) -> scalar`, that is ascended.
-      num_steps: of each restart.
-      restarts: how many.
+      num_steps, restarts: steps of each restart, and how many restarts.
       batch_size: images at a time.
       progress: wraps the batches, such as `tqdm.tqdm`.
 
@@ -140,7 +142,7 @@ def evaluate(
       restarts: of each loss.
 
     Returns:
-      An `Evaluated`. Robust accuracy is an upper bound: stronger attacks may break more.
+      An `Evaluated`. Robust accuracy is an upper bound: stronger attacks may break more. Images whose attacks had no gradient cause a warning.
 
     Raises:
       ValueError: for images or labels that are none.
@@ -160,12 +162,21 @@ def evaluate(
     first = runs[0]
     clean = first.predict(first.images)
     x_adv, predictions = np.array(first.images), clean.copy()
+    useless = clean == first.labels
     for number, run in enumerate(runs):
         for restart in range(restarts):
             left = np.flatnonzero(predictions == run.labels)
             found = run.restart(number * restarts + restart, left, None)
             x_adv[left], predictions[left] = found["x_adv"], found["prediction"]
-    return Evaluated(robust_accuracy(clean == first.labels), robust_accuracy(predictions == first.labels), predictions, x_adv)
+            useless[left] &= found["useless"]
+    robust = predictions == first.labels
+    useless &= robust
+    if np.any(useless):
+        what = (
+            f"{np.sum(useless)} of the {np.sum(robust)} images that count as robust were attacked without a gradient (zero or not finite)"
+        )
+        warnings.warn(f"{what}: the network hides its gradients, or does not depend on the image", stacklevel=2)
+    return Evaluated(robust_accuracy(clean == first.labels), robust_accuracy(robust), predictions, x_adv, useless)
 
 
 def check(model: Classifier, images: Array, labels: Array, *, batch_size: int = 256) -> Checked:
@@ -193,10 +204,8 @@ def check(model: Classifier, images: Array, labels: Array, *, batch_size: int = 
         if not found[name].all():
             raise ValueError(f"the classifier has {what} at image {int(np.argmin(found[name]))} and {int(np.sum(~found[name])) - 1} others")
     logits = found["logits"]
-    with jax.default_matmul_precision("highest"):
-        again = jax.jit(lambda x: _forms(run.function, run.params)[0](x))(
-            run.images[0]
-        )  # traced anew: what is compiled always repeats itself
+    with jax.default_matmul_precision("highest"):  # traced anew: what is compiled always repeats itself
+        again = jax.jit(lambda x: _forms(run.function, run.params)[0](x))(run.images[0])
     if not np.allclose(logits[0], again, rtol=1e-3, atol=1e-3 * np.max(np.abs(logits[0]))):
         raise ValueError("the classifier gives other logits of the same image a second time: it draws at random, or keeps a state")
     if np.all(logits >= 0.0) and np.allclose(np.sum(logits, axis=1), 1.0, atol=1e-4):
@@ -223,10 +232,8 @@ class _Run:
     ):
         if isinstance(model, nnx.Module):
             raise ValueError("an nnx module may change after it is compiled: give irob.bind(irob.models.from_nnx(module, ...), params)")
-        self.function: Any = model
-        self.params: Params = ()
-        if isinstance(model, BoundModel):
-            self.function, self.params = model.network, model.params
+        bound: tuple[Any, Params] = (model.network, model.params) if isinstance(model, BoundModel) else (model, ())
+        self.function, self.params = bound
         self.images, self.num_classes = _checked_images(self.function, self.params, images)
         self.labels = own = _checked_labels(labels, len(self.images), self.num_classes, "labels")
         if targets is not None:
@@ -242,14 +249,14 @@ class _Run:
     def restart(self, number: int, rows: np.ndarray, start: Array | None) -> dict[str, np.ndarray]:
         """The attacked images and predictions of one restart, of the images in these rows."""
         if not len(rows):
-            return {"x_adv": self.images[:0], "prediction": np.zeros(0, np.int32)}
+            return {"x_adv": self.images[:0], "prediction": np.zeros(0, np.int32), "useless": np.zeros(0, bool)}
         key = jax.random.fold_in(self.key, number)
         starts = () if start is None else (np.asarray(start, np.float32)[rows],)
         given = (self.images[rows], self.labels[rows], rows.astype(np.int32), *starts)
         return self.mapped(_attacks, *given, shared=(self.ball, key))
 
     def predict(self, x: np.ndarray) -> np.ndarray:
-        """The predicted classes, -1 where a logit is not finite."""
+        """The predicted classes; -1: none."""
         return self.mapped(_predictions, x)["prediction"]
 
     def mapped(self, make: Callable[..., Any], *arrays: np.ndarray, shared: Any = ()) -> dict[str, np.ndarray]:
@@ -309,8 +316,8 @@ def _attacks(function: Any, spec: Any) -> Callable[..., Any]:
                 return sign * loss(logits, label), sign * margin_loss(logits, label)
 
             first = ball.project(start[0], x) if start else None
-            x_adv = ascend(objective, ball, x, key=jax.random.fold_in(key, position), num_steps=num_steps, start=first).x_adv
-            return {"x_adv": x_adv, "prediction": _predicted(explain(x_adv))}
+            found = ascend(objective, ball, x, key=jax.random.fold_in(key, position), num_steps=num_steps, start=first)
+            return {"x_adv": found.x_adv, "prediction": _predicted(explain(found.x_adv)), "useless": found.gradients.useless()}
 
         return jax.vmap(one)(x, labels, positions, *starts)
 

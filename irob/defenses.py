@@ -148,8 +148,9 @@ def runner_up_loss(clean: Explanation, adversarial: Explanation, label: Label) -
 
 
 def misclassification_aware_change(clean: Explanation, adversarial: Explanation, label: Label) -> Scalar:
-    """`(1 - p_t(x)) KL(p(x) || p(x'))`."""
-    return (1.0 - pick(jax.nn.softmax(clean.logits), label)) * kl_divergence(clean.logits, adversarial.logits)
+    """`(1 - p_t(x)) KL(p(x) || p(x'))`. As KL's, its gradient underflows beyond a logit gap of 87."""
+    wrong = -jnp.expm1(-cross_entropy(clean.logits, label))  # 1 - p_t, without the difference of two numbers that are nearly 1
+    return wrong * kl_divergence(clean.logits, adversarial.logits)
 
 
 def scaled(weight: float, term: Callable[..., Scalar]) -> Callable[..., Scalar]:

@@ -59,6 +59,18 @@ def test_random_points_are_inside(norm, x, eps, seed):
     assert np.min(z) >= 0 and np.max(z) <= 1
 
 
+@pytest.mark.parametrize("eps", [0.5, 5.0, 50.0])
+@pytest.mark.parametrize("shape", [(28, 28, 1), (224, 224, 3)])
+@pytest.mark.parametrize("norm", list(irob.attacks.BALLS))
+def test_dense_changes_stay_in_the_ball(norm, shape, eps):
+    """The distance in float64: each pixel moves by little more than the rounding of a pixel."""
+    keys = jax.random.split(jax.random.key(int(eps)), 3)
+    x, gradient, ball = jax.random.uniform(keys[0], shape), jax.random.normal(keys[1], shape), irob.attacks.BALLS[norm](eps)
+    moved = jax.jit(lambda x, g: ball.project(ball.ascend(ball.random_point(keys[2], x), g, eps / 4), x))(x, gradient)
+    change = np.ravel(np.asarray(moved, np.float64) - np.asarray(x, np.float64))
+    assert np.linalg.norm(change, {"linf": np.inf, "l2": 2, "l1": 1}[norm]) <= eps * (1 + 1e-6)
+
+
 @pytest.mark.parametrize(("norm", "expected"), [("linf", 0.5), ("l2", 12 / 13), ("l1", 12 / 13)])
 def test_random_points_fill_the_ball(norm, expected):
     """Mean length over eps of a uniform point in n = 12 dimensions is n / (n + 1); for l-inf the mean |coordinate| is 1/2."""

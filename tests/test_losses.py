@@ -75,6 +75,30 @@ def test_cross_entropy_keeps_its_gradient_on_confident_networks(gap):
     np.testing.assert_allclose(jax.grad(irob.cross_entropy)(jnp.float32(f), 0), expected, rtol=1e-4)
 
 
+@pytest.mark.parametrize("gap", [-30.0, 0.0, 5.0, 9.9, 10.1, 60.0, 1e3, 1e30])
+def test_the_logarithm_of_the_cross_entropy(gap):
+    """Against float64 where that has it; its gradient is that of the cross-entropy over the cross-entropy, which tends to that of the margin."""
+    logits = np.array([0.2, gap, -0.3], np.float32)
+    exact = np.logaddexp(0.0, np.logaddexp(0.2, -0.3) - np.float64(gap))
+    if exact > 1e-300:
+        np.testing.assert_allclose(irob.losses.log_cross_entropy(logits, 1), np.log(exact), rtol=2e-6, atol=1e-6)
+    gradient = jax.grad(irob.losses.log_cross_entropy)(logits, 1)
+    others = np.exp([0.2, -0.3]) / np.sum(np.exp([0.2, -0.3]))
+    odds = np.logaddexp(0.2, -0.3) - np.float64(gap)
+    slope = 1.0 if odds < -300 else 1 / (1 + np.exp(-odds)) / np.logaddexp(0.0, odds)
+    np.testing.assert_allclose(gradient, slope * np.array([others[0], -1.0, others[1]]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("gap", [1.0, 20.0, 40.0, 80.0])
+def test_the_gradient_of_kl_keeps_its_digits_on_confident_networks(gap):
+    """q - p in float64, for the class that both are sure of minus the sum of the others."""
+    f, g = np.array([gap, 0.0, -1.0]), np.array([gap - 1.0, 0.5, -1.0])
+    p, q = (np.exp(h - np.logaddexp.reduce(h)) for h in (f, g))
+    others = (q - p)[1:]
+    gradient = jax.grad(irob.losses.kl_divergence, 1)(f.astype(np.float32), g.astype(np.float32))
+    np.testing.assert_allclose(gradient, [-others.sum(), *others], rtol=2e-4)
+
+
 def test_losses_are_finite_for_saturated_logits():
     f = jnp.array([200.0, 0.0, -200.0])
     for loss in (irob.cross_entropy, irob.margin_loss):

@@ -13,7 +13,7 @@ from experiments.evaluation.engine import Check, Evaluation, predicted_class
 from experiments.runtime import devices
 from experiments.runtime.errors import UserError
 from irob.attacks import ATTACKS as GENERAL_ATTACKS
-from irob.attacks import Attack
+from irob.attacks import Attack, AttackResult
 from irob.losses import LOSSES
 from irob.paper import PAPER_PGD, logsumexp_cross_entropy
 from irob.types import Array, Image, Label, Logits, Model, Params, Scalar
@@ -37,10 +37,16 @@ def clean_check(network: Model, spec: None) -> Check:
     return devices.pmap_full_precision(check)
 
 
-def perturbation(ball: Any, x: Image, x_adv: Image) -> dict[str, Any]:
-    """distance: of x' from x, in the norm of the ball; NaN where x' is not finite. inside: whether x' is in the box."""
-    finite = jnp.all(jnp.isfinite(x_adv))
-    return {"distance": jnp.where(finite, ball.length(x_adv - x), jnp.nan), "inside": jnp.all((x_adv >= 0.0) & (x_adv <= 1.0))}
+def perturbation(ball: Any, x: Image, found: AttackResult) -> dict[str, Any]:
+    """What is kept of an attack.
+
+    distance: of x' from x, in the norm of the ball; NaN where x' or every gradient is not finite.
+    inside: whether x' is in the box.
+    useless: whether every gradient was zero or not finite.
+    """
+    distance = jnp.where(found.finite(), ball.length(found.x_adv - x), jnp.nan)
+    inside = jnp.all((found.x_adv >= 0.0) & (found.x_adv <= 1.0))
+    return {"distance": distance, "inside": inside, "useless": found.gradients.useless()}
 
 
 def check_perturbations(found: dict[str, np.ndarray], eps: Any, norm: str, objective: str) -> None:

@@ -12,10 +12,10 @@ from experiments.evaluation.engine import Evaluation
 from experiments.evaluation.measure import Measure
 from experiments.evaluation.measures import find_measure
 from experiments.evaluation.presets import PROTOCOLS, options_of
-from experiments.reports.records import Record
+from experiments.reports.records import Record, hidden_gradients
 from experiments.reports.results import MeasureInfo, Result
 from experiments.runtime import devices, provenance
-from experiments.runtime.errors import refuse
+from experiments.runtime.errors import refuse, warn
 from experiments.runtime.names import find
 
 
@@ -88,6 +88,9 @@ def run_measures(evaluation: Evaluation, chosen: Mapping[str, Chosen], protocol:
         records += [dataclasses.replace(record, measure=name) for record in measured.records]
         arrays |= {f"{name}/{key}": value for key, value in measured.arrays.items()}
         measures[name] = MeasureInfo(len(measured.arrays["indices"]), measure.describe(own), options.settings(own))
+    for record in records:
+        if record.get("without_gradient", 0) and devices.is_first_process():
+            warn(f"{record.measure}, eps {record['eps']:g}: {hidden_gradients(record)}")
     model = evaluation.model
     made = {
         **model.provenance,

@@ -12,7 +12,7 @@ from experiments.evaluation.attacks import perturbation
 from experiments.evaluation.engine import Check, predicted_class
 from experiments.runtime import devices
 from experiments.runtime.names import find
-from irob.attacks import BALLS, best_of_pgd, last_of_pgd, smallest_discrepancy, smallest_eps, sneaking_attack, step_rule
+from irob.attacks import BALLS, AttackResult, best_of_pgd, last_of_pgd, smallest_discrepancy, smallest_eps, sneaking_attack, step_rule
 from irob.attacks.projected_gradient import Ascent
 from irob.discrepancies import NORMS, all_class, discrepancy, kendall_tau, normalized, pearson
 from irob.losses import margin_loss, pick
@@ -91,7 +91,7 @@ def minimal_check(network: Model, attack: MinimalAttack) -> Check:
             )
             reached = target if targeted else predicted_class(network.explain(params, search.x_adv).logits)
             found = {"eps": search.eps, "found": search.found, "target": reached, "x_adv": search.x_adv}
-            return {**found, **perturbation(ball_of, x, search.x_adv)}
+            return {**found, **perturbation(ball_of, x, AttackResult(search.x_adv, 0.0))}
 
         return jax.vmap(one)(to_unit(images), labels, indices, targets)
 
@@ -124,7 +124,7 @@ def sneaking_check(network: Model, attack: SneakingAttack) -> Check:
                 kappa=KAPPA,
             )
             result = {"x_adv": found.x_adv, "weight": found.weight, "found": found.found}
-            return {**result, **perturbation(ball_of, x, found.x_adv)}
+            return {**result, **perturbation(ball_of, x, AttackResult(found.x_adv, 0.0))}
 
         return jax.vmap(one)(to_unit(images), targets, classes, eps, starts)
 

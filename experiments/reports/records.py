@@ -46,7 +46,7 @@ class Record:
         return {"measure": self.measure, "metric": self.metric, **self.settings, "n": self.n, "value": self.value, "ci95": ci95}
 
 
-OUTCOMES = ("median", "failed", "mean_eps", "predicted", "reached")  # fields of `settings` that are measured, too
+OUTCOMES = ("median", "failed", "mean_eps", "predicted", "reached", "without_gradient")  # fields of `settings` that are measured, too
 OWN_FIELDS = ("measure", "metric", "n", "value", "ci95")
 
 
@@ -74,6 +74,14 @@ def record_from(flat: Mapping[str, Any]) -> Record:
     settings = {key: value for key, value in flat.items() if key not in OWN_FIELDS}
     ci95 = None if flat["ci95"] is None else tuple(flat["ci95"])
     return Record(flat["measure"], flat["metric"], flat["n"], flat["value"], ci95, settings)
+
+
+def hidden_gradients(record: Record) -> str:
+    """What to think of a record with images that were attacked without a gradient."""
+    return (
+        f"{record['without_gradient']} of {record.n} images withstood attacks that had no gradient (zero everywhere, or not finite): the network"
+        " hides its gradients, or does not depend on the image, and this says nothing about robustness"
+    )
 
 
 def mean_record(metric: str, values: np.ndarray, **settings: Any) -> Record:

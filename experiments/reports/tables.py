@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments.reports.entries import Entry, by_label
-from experiments.reports.records import OUTCOMES, Record
+from experiments.reports.records import OUTCOMES, Record, hidden_gradients
 from experiments.runtime.errors import refuse
 from experiments.runtime.storage import slug
 
@@ -130,13 +130,19 @@ def protocols_side_by_side(rows: list[list[Cell]], names: int) -> list[list[Cell
     return sorted(rows, key=lambda row: [cell.text for cell in (row[0], *row[2:names], row[1])])
 
 
-def coverage(entries: Iterable[Entry]) -> list[str]:
-    """A note on networks that were measured under `paper` alone."""
+def coverage(entries: Sequence[Entry]) -> list[str]:
+    """Notes on networks that were measured under `paper` alone, and on networks that hide their gradients."""
     by_network: dict[str, set[str]] = defaultdict(set)
     for entry in entries:
         by_network[entry.label].add(entry.protocol)
     alone = sorted(label for label, protocols in by_network.items() if protocols == {"paper"})
-    return [f"Measured under `paper` alone, which says little: {', '.join(alone)}."] if alone else []
+    notes = [f"Measured under `paper` alone, which says little: {', '.join(alone)}."] if alone else []
+    for entry in entries:
+        hidden = [record for record in entry.records() if record.get("without_gradient", 0)]
+        if hidden:
+            worst = max(hidden, key=lambda record: record["without_gradient"])
+            notes.append(f"Not to be trusted: {entry.label}, `{entry.protocol}`, eps {worst['eps']:.4g}: {hidden_gradients(worst)}.")
+    return notes
 
 
 def sources_table(entries: Sequence[Entry]) -> Table:

@@ -214,9 +214,13 @@ def _latest(
 def mean_loss(sums: MetricSums, directory: pathlib.Path) -> float:
     """The mean loss, or a `UserError` if a step was not finite."""
     if sums.first_nonfinite_step > 0:
+        what, advice = "the loss was", "lower config.learning_rate"
+        if sums.finite_loss:
+            what = "the loss was finite, but its gradient or the update was"
+            advice = f"if this is the first step, a term of the loss has no gradient there (as a norm at x' = x); otherwise {advice}"
         raise UserError(
-            f"the loss or an update was not finite at step {int(sums.first_nonfinite_step)}: training stopped, the checkpoints before it are kept in"
-            f" {directory / 'checkpoints'}; lower config.learning_rate"
+            f"{what} not finite at step {int(sums.first_nonfinite_step)}: training stopped, the checkpoints before it are kept in"
+            f" {directory / 'checkpoints'}; {advice}"
         )
     return float(sums.loss / max(sums.steps, 1))
 

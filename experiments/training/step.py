@@ -45,11 +45,16 @@ class TrainState(NamedTuple):
 
 
 class MetricSums(NamedTuple):
-    """Sums since the last line of the log. first_nonfinite_step: the first step, from 1, whose loss or new parameters were not finite; else 0."""
+    """Sums since the last line of the log.
+
+    first_nonfinite_step: the first step, from 1, whose loss or new parameters were not finite; else 0.
+    finite_loss: whether the loss of that step was finite, so that its gradient or update was not.
+    """
 
     loss: Array
     steps: Array
     first_nonfinite_step: Array
+    finite_loss: Array
 
 
 def initial_state(config: ml_collections.ConfigDict, network: Model, params: Params | None = None) -> TrainState:
@@ -62,7 +67,7 @@ def initial_state(config: ml_collections.ConfigDict, network: Model, params: Par
 
 def zero_metrics() -> MetricSums:
     """The sums before any step."""
-    return MetricSums(np.zeros((), np.float32), np.zeros((), np.int32), np.zeros((), np.int32))
+    return MetricSums(np.zeros((), np.float32), np.zeros((), np.int32), np.zeros((), np.int32), np.zeros((), bool))
 
 
 def make_attack(config: ml_collections.ConfigDict, network: Model, defense: Defense, plan: Plan) -> Callable[..., Array]:
@@ -132,9 +137,11 @@ def make_step(
                 statistics = {**statistics, "batch_stats": updated_statistics(network, statistics, passed, dropout_keys)}
             params |= {"batch_stats": statistics["batch_stats"]}
         finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((loss, params))]))
-        bad = jnp.where((sums.first_nonfinite_step == 0) & ~finite, state.step + 1, sums.first_nonfinite_step)
+        first = (sums.first_nonfinite_step == 0) & ~finite
+        bad = jnp.where(first, state.step + 1, sums.first_nonfinite_step)
+        finite_loss = jnp.where(first, jnp.isfinite(loss), sums.finite_loss)
         new = TrainState(params, optimizer_state, state.step + 1, state.key, moving_average(config, state, params))
-        return new, MetricSums(sums.loss + loss, sums.steps + 1, bad)
+        return new, MetricSums(sums.loss + loss, sums.steps + 1, bad, finite_loss)
 
     def steps(state: TrainState, sums: MetricSums, images: Array, labels: Array) -> tuple[TrainState, MetricSums]:
         return jax.lax.scan(lambda carry, batch: (step(*carry, *batch), None), (state, sums), (images, labels))[0]

@@ -172,7 +172,8 @@ class L1(NamedTuple):
     eps: Scalar
 
     def project(self, x_adv: Point, x: Point) -> Point:
-        """The exact projection on ball and box together: |d_i| reduced by a common amount t >= 0, then clipped to r_i, the room in the box.
+        """The projection on ball and box together: |d_i| reduced by a common amount t >= 0, then clipped to r_i, the room in the box. It is exact but
+        for the rounding of the sum with x, which goes towards x: many small changes, each rounded up, would leave the ball.
 
         The length sum_i clip(|d_i| - t, 0, r_i) is piecewise linear and decreasing in t, with knots at |d_i| - r_i and at |d_i|: the sorted knots
         tell which piece reaches eps.
@@ -194,7 +195,9 @@ class L1(NamedTuple):
 
         length, moving = length_and_slope(t)  # one Newton step removes the rounding of the long sums
         t = jnp.maximum(t + (length - eps) / jnp.maximum(moving, 1).astype(x.dtype), 0.0)
-        return x + jnp.sign(d) * jnp.clip(size - t, 0.0, room)
+        kept = jnp.clip(size - t, 0.0, room)
+        projected = x + jnp.sign(d) * kept
+        return jnp.where(jnp.abs(projected - x) > kept, jnp.nextafter(projected, x), projected)
 
     def ascend(self, x_adv: Point, gradient: Point, step_size: Scalar) -> Point:
         """The best point of the l1 ball of radius step_size around x' within the box: pixels move in the order of |g|, each as far as the box

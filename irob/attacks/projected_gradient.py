@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -16,11 +17,39 @@ from irob.types import Array, Objective, Point, PRNGKey, Scalar
 ScoredObjective = Callable[[Point], tuple[Scalar, Scalar]]  # x_adv -> (value that is ascended, score that chooses the result)
 
 
+class GradientCounts(NamedTuple):
+    """How many gradients an attack took, how many of them were zero everywhere, and how many were not finite somewhere."""
+
+    taken: Scalar = 0
+    zero: Scalar = 0
+    nonfinite: Scalar = 0
+
+    def with_one(self, gradient: Point) -> GradientCounts:
+        """The counts with one gradient more."""
+        finite = jnp.all(jnp.isfinite(gradient))
+        return GradientCounts(self.taken + 1, self.zero + (finite & jnp.all(gradient == 0.0)), self.nonfinite + ~finite)
+
+    def useless(self) -> Any:
+        """Whether gradients were taken and none of them was of use, so that the failure of an attack says nothing about the network."""
+        return jnp.asarray((self.taken > 0) & (self.zero + self.nonfinite >= self.taken))
+
+
 class AttackResult(NamedTuple):
-    """x_adv: the adversarial image `[H, W, c]` (or other variable), inside the ball. score: its score; larger = better for the attacker."""
+    """What an attack found.
+
+    x_adv: the adversarial image `[H, W, c]` (or other variable), inside the ball.
+    score: its score; larger = better for the attacker.
+    gradients: what the attack had to go by; none are counted where an attack does not say.
+    """
 
     x_adv: Point
     score: Scalar
+    gradients: GradientCounts = GradientCounts()
+
+    def finite(self) -> Any:
+        """Whether the point is finite, and at least one gradient was, if any was taken."""
+        none = (self.gradients.taken > 0) & (self.gradients.nonfinite >= self.gradients.taken)
+        return jnp.all(jnp.isfinite(self.x_adv)) & ~jnp.asarray(none)
 
 
 Ascent = Callable[[ScoredObjective], AttackResult]  # an attack with everything but the objective filled in
@@ -64,7 +93,8 @@ def pgd(
         discrepancy, has gradient zero at x, so it needs one.
 
     Returns:
-      The last iterate. No gradient flows through it.
+      The last iterate. No gradient flows through it. Where a gradient is not finite it counts as zero. If none was of use, a call outside of jit
+      warns; `best_of_pgd` has the counts. In a Python loop `pgd` is compiled at each call, `compiled_pgd` once.
 
     Raises:
       ValueError: if there is no step.
@@ -77,12 +107,31 @@ def pgd(
     >>> pgd(lambda z: z[0, 0, 0] - z[0, 1, 0], LInf(0.25), x, step_sizes=constant_steps(0.5, 3)).ravel().tolist()
     [0.75, 0.25]
     """
+    x_adv, counts = _last_iterate(lambda z: (objective(z), None), ball, x, step_sizes, start)
+    return _said(AttackResult(x_adv, 0.0, counts)).x_adv
 
-    def step(x_adv: Point, size: Any) -> tuple[Point, None]:
-        return pgd_step(ball, x, x_adv, jax.grad(objective)(x_adv), size), None
 
-    x_adv, _ = jax.lax.scan(step, _start(start, ball, x), _checked(step_sizes, x))
-    return jax.lax.stop_gradient(x_adv)
+def compiled_pgd(objective: Callable[..., Scalar]) -> Callable[..., Point]:
+    """`pgd` compiled once for many images: make it once, call it in a loop.
+
+    Args:
+      objective: `(x_adv, *arguments) -> scalar`. What changes from call to call, such as parameters and labels, is an argument, not closed over.
+
+    Returns:
+      `(ball, x, *arguments, step_sizes, start=None) -> x_adv`, as `pgd`, compiled for each shape of its arguments and number of steps.
+
+    >>> from irob.attacks.balls import LInf
+    >>> attack = compiled_pgd(lambda z, weight: jnp.sum(weight * z))
+    >>> x, sizes = jnp.full((1, 1, 1), 0.5), constant_steps(0.5, 3)
+    >>> [attack(LInf(0.25), x, weight, step_sizes=sizes).item() for weight in (1.0, -2.0)]
+    [0.75, 0.25]
+    """
+
+    @jax.jit
+    def run(ball: Ball, x: Point, *arguments: Any, step_sizes: Any, start: Point | None = None) -> Point:
+        return pgd(lambda z: objective(z, *arguments), ball, x, step_sizes=step_sizes, start=start)
+
+    return run
 
 
 def best_of_pgd(
@@ -102,8 +151,8 @@ def best_of_pgd(
       ball, x, step_sizes, start: as in `pgd`, which says what is raised.
 
     Returns:
-      The best iterate and its score; NaN for the iterate where a gradient was not finite, so that an attack that went nowhere is not counted as one
-      that failed. No gradient flows through them.
+      The best iterate, its score, and the counts of gradients: where `gradients.useless()`, the attack went nowhere, which is no sign of robustness.
+      No gradient flows through them.
 
     >>> from irob.attacks.balls import LInf
     >>> overshoot = lambda z: (jnp.sum(z), -jnp.abs(jnp.sum(z) - 0.6))
@@ -115,18 +164,17 @@ def best_of_pgd(
 
     def better(best: AttackResult, x_adv: Point, score: Scalar) -> AttackResult:
         higher = score > best.score
-        return AttackResult(jnp.where(higher, x_adv, best.x_adv), jnp.where(higher, score, best.score))
+        return best._replace(x_adv=jnp.where(higher, x_adv, best.x_adv), score=jnp.where(higher, score, best.score))
 
     def step(state: tuple[Point, AttackResult], size: Any) -> tuple[tuple[Point, AttackResult], None]:
         x_adv, best = state
-        gradient, score = jax.grad(objective, has_aux=True)(x_adv)
-        best = better(best, x_adv, score)
+        (gradient, score), counts = _gradient(objective, x_adv, best.gradients)
+        best = better(best, x_adv, score)._replace(gradients=counts)
         return (pgd_step(ball, x, x_adv, gradient, size), best), None
 
-    worst = AttackResult(first, jnp.full((), -jnp.inf, first.dtype))
+    worst = AttackResult(first, jnp.full((), -jnp.inf, first.dtype), _no_gradients())
     (x_adv, best), _ = jax.lax.scan(step, (first, worst), _checked(step_sizes, x))
-    best = jax.lax.stop_gradient(better(best, x_adv, objective(x_adv)[1]))
-    return AttackResult(jnp.where(jnp.all(jnp.isfinite(x_adv)), best.x_adv, jnp.nan), best.score)
+    return _said(jax.lax.stop_gradient(better(best, x_adv, objective(x_adv)[1])))
 
 
 def last_of_pgd(
@@ -138,8 +186,44 @@ def last_of_pgd(
     start: Point | None = None,
 ) -> AttackResult:
     """`pgd` with the score of its last iterate, for where `best_of_pgd` is expected."""
-    x_adv = pgd(lambda z: objective(z)[0], ball, x, step_sizes=step_sizes, start=start)
-    return AttackResult(x_adv, jax.lax.stop_gradient(objective(x_adv)[1]))
+    x_adv, counts = _last_iterate(objective, ball, x, step_sizes, start)
+    return _said(AttackResult(x_adv, jax.lax.stop_gradient(objective(x_adv)[1]), counts))
+
+
+def _last_iterate(
+    objective: Callable[[Point], tuple[Scalar, Any]], ball: Ball, x: Point, step_sizes: Any, start: Point | None
+) -> tuple[Point, GradientCounts]:
+    def step(state: tuple[Point, GradientCounts], size: Any) -> tuple[tuple[Point, GradientCounts], None]:
+        x_adv, counts = state
+        (gradient, _), counts = _gradient(objective, x_adv, counts)
+        return (pgd_step(ball, x, x_adv, gradient, size), counts), None
+
+    last, _ = jax.lax.scan(step, (_start(start, ball, x), _no_gradients()), _checked(step_sizes, x))
+    return jax.lax.stop_gradient(last)
+
+
+def _gradient(
+    objective: Callable[[Point], tuple[Scalar, Any]], x_adv: Point, counts: GradientCounts
+) -> tuple[tuple[Point, Any], GradientCounts]:
+    """The gradient at a point, zero where it is not finite, and what comes with it; the counts with it."""
+    gradient, score = jax.grad(objective, has_aux=True)(x_adv)
+    return (jnp.where(jnp.isfinite(gradient), gradient, 0.0), score), counts.with_one(gradient)
+
+
+def _no_gradients() -> GradientCounts:
+    return GradientCounts(*jnp.zeros(3, jnp.int32))
+
+
+def _said(result: AttackResult) -> AttackResult:
+    """The result; with a warning, where its values are known, if the attack had nothing to go by."""
+    counts = result.gradients
+    if not isinstance(counts.taken, jax.core.Tracer) and counts.useless():
+        warnings.warn(
+            f"none of the {counts.taken} gradients of the objective was of use ({counts.zero} zero everywhere, {counts.nonfinite} not finite): the"
+            " attack went nowhere. An objective that compares with x needs a random start; a network that hides its gradients, another attack.",
+            stacklevel=4,
+        )
+    return result
 
 
 def _start(start: Point | None, ball: Ball, x: Point) -> Array:

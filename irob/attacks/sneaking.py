@@ -93,7 +93,7 @@ def sneaking_attack(
         return jnp.isfinite(result.score), result
 
     search = bisect(trial, start, limit, rounds, lower_end)
-    images, scores = search.outcomes
+    images, scores = search.outcomes.x_adv, search.outcomes.score
     reached = jnp.isfinite(scores)
     ranks = jnp.where(reached, jax.vmap(rank)(search.values, -scores), -jnp.inf)
     picked = jnp.where(jnp.any(reached), jnp.argmax(ranks), rounds)

@@ -23,7 +23,7 @@ from experiments.reports.tables import Table, eps_table
 from experiments.runtime import devices
 from experiments.runtime.names import find
 from experiments.runtime.values import boolean, integer, row_of
-from irob.attacks import BALLS, top_k_map_attack
+from irob.attacks import BALLS, AttackResult, top_k_map_attack
 from irob.discrepancies import kendall_tau
 from irob.maps import EXPLAINERS, differentiable, explainer, frozen
 from irob.paper import PaperDraw
@@ -84,16 +84,20 @@ def of_map(evaluation: Evaluation, options: Options, name: str) -> Measured:
     predictions, taus, all_predictions = clean, [], []
     records: list[Record] = []
     for eps in evaluation.eps:
+        useless = np.full(len(labels), eps > 0)
         if eps > 0:
             for restart in range(options.restarts):
                 found = attacked(evaluation, options, name, restart, eps, indices)
+                useless &= found["useless"]
                 better = (found["tau"] < tau) | (restart == 0 and not options.nested)
                 tau, predictions = np.where(better, found["tau"], tau), np.where(better, found["predictions"], predictions)
         taus.append(tau)
         all_predictions.append(predictions)
         sets = {"unchanged": (predictions == clean) & (clean >= 0), "all": np.full(len(labels), True), "correct": predictions == labels}
         how = {"norm": evaluation.norm, "eps": eps, "k": options.k, "steps": options.num_steps, "restarts": options.restarts}
-        records += [mean_record("kendall_tau", tau[members], attack="aai", map=name, over=over, **how) for over, members in sets.items()]
+        for over, members in sets.items():
+            hidden = {"without_gradient": int(np.sum(useless & members & np.isfinite(tau)))}
+            records.append(mean_record("kendall_tau", tau[members], attack="aai", map=name, over=over, **how, **hidden))
     arrays = {"indices": indices, "labels": labels, "clean_predictions": clean, "eps": np.array(evaluation.eps)}
     return Measured(records, {**arrays, f"{name}/taus": np.stack(taus), f"{name}/predictions": np.stack(all_predictions)})
 
@@ -126,7 +130,7 @@ def clean_tau_check(network: Model, name: str) -> Check:
 
 @functools.lru_cache
 def top_k_attack_check(network: Model, attempt: TopKAttack) -> Check:
-    """Pmapped `((params, eps, key data), images, labels, indices[, noise]) -> tau, predictions, distance, inside`."""
+    """Pmapped `((params, eps, key data), images, labels, indices[, noise]) -> tau, predictions, distance, inside, useless`."""
     row, attack = find(EXPLAINERS, attempt.map, "map"), find(ATTACKS, attempt.attack, "attack")
     ball_of = find(BALLS, attempt.norm, "norm")
 
@@ -139,19 +143,21 @@ def top_k_attack_check(network: Model, attempt: TopKAttack) -> Check:
         def one(x: Image, label: Label, index: Array, noise: Image | None) -> dict[str, Any]:
             plain, in_loop = (explainer(row, network, form(params), jnp.asarray(label)[None]) for form in (differentiable, frozen))
             clean = plain(x)
-            ascend = functools.partial(
-                attack,
-                ball=ball,
-                x=x,
-                key=jax.random.fold_in(key, index),
-                num_steps=attempt.num_steps,
-                start=None if noise is None else jnp.clip(x + eps * noise, 0.0, 1.0),
-            )
+            start = None if noise is None else jnp.clip(x + eps * noise, 0.0, 1.0)
+            seen: list[AttackResult] = []
+
+            def ascend(objective: Any) -> AttackResult:
+                own = jax.random.fold_in(key, index)
+                seen.append(attack(objective, ball, x, key=own, num_steps=attempt.num_steps, start=start))
+                return seen[-1]
+
             kept = jnp.argmax(clean.logits) if attempt.keep_prediction else None
             x_adv = top_k_map_attack(in_loop, x, jnp.zeros_like(label), attempt.k, ascend, kept)  # the label's map is the only one
             moved = plain(x_adv)
             tau = kendall_tau(clean.maps, moved.maps)
-            return {"tau": tau, "predictions": predicted_class(moved.logits), **perturbation(ball, x, x_adv)}
+            found = AttackResult(x_adv, 0.0)  # a map that is not finite has no tau: no attack is wanted of it
+            how = {**perturbation(ball, x, found), "useless": seen[-1].gradients.useless()}
+            return {"tau": tau, "predictions": predicted_class(moved.logits), **how}
 
         return jax.vmap(one, in_axes=(0, 0, 0, None if noise is None else 0))(to_unit(images), labels, indices, noise)
 

@@ -87,12 +87,15 @@ class PredictionAttack(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """Of one eps: the class of each image under the whole attack (-1: no class), whether it is correct, `[n]`, and the attacked images, if kept."""
+    """Of one eps, for each image: the class under the whole attack (-1: no class), whether it is correct, the attacked image, if kept, and whether it
+    was attacked and no gradient was of use.
+    """
 
     eps: float
     predictions: np.ndarray
     correct: np.ndarray
     images: np.ndarray | None = None
+    useless: np.ndarray | bool = False
 
 
 def check(evaluation: Evaluation, options: Options) -> None:
@@ -135,9 +138,11 @@ def eps_outcomes(evaluation: Evaluation, options: Options, num_steps: int, indic
     kept = options.save_examples
     shown = shown_clean = np.array(to_unit(evaluation.split.fetch(indices)[0])) if kept else None
     for eps in evaluation.eps:
+        useless = np.zeros(len(labels), bool)
         if eps > 0:
             predictions = (current if options.nested else clean).copy()
             images = None if not kept else np.array(shown if options.nested else shown_clean)
+            useless[predictions == labels if target is None else predictions != target] = True
             for objective in options.objectives:
                 attempt = PredictionAttack(evaluation.norm, options.attack, objective, num_steps, target, kept)
                 for restart in range(options.restarts):
@@ -145,10 +150,11 @@ def eps_outcomes(evaluation: Evaluation, options: Options, num_steps: int, indic
                     if len(left):
                         found = after_restart(evaluation, attempt, restart, eps, indices[left])
                         predictions[left] = found["predictions"]
+                        useless[left] &= found["useless"]
                         if images is not None:
                             images[left] = found["examples"]
             current, shown = predictions, images
-        yield Outcome(eps, current, current == labels, shown)
+        yield Outcome(eps, current, current == labels, shown, useless)
 
 
 def after_restart(
@@ -165,7 +171,7 @@ def after_restart(
 
 @functools.lru_cache
 def prediction_attack_check(network: Model, attempt: PredictionAttack) -> Check:
-    """Pmapped `((params, eps, key data), images, labels, indices) -> predictions, distance, inside`.
+    """Pmapped `((params, eps, key data), images, labels, indices) -> predictions, distance, inside, useless`.
 
     The attack runs on the frozen form; the differentiable form classifies its result.
     """
@@ -184,9 +190,9 @@ def prediction_attack_check(network: Model, attempt: PredictionAttack) -> Check:
                     return -loss(logits, attempt.target), -margin_loss(logits, attempt.target)
                 return loss(logits, label), margin_loss(logits, label)
 
-            x_adv = attack(objective, ball, x, key=jax.random.fold_in(key, index), num_steps=attempt.num_steps).x_adv
-            examples = {"examples": x_adv} if attempt.keeps_images else {}
-            return {"predictions": predicted_class(network.explain(params, x_adv).logits), **perturbation(ball, x, x_adv), **examples}
+            found = attack(objective, ball, x, key=jax.random.fold_in(key, index), num_steps=attempt.num_steps)
+            examples = {"examples": found.x_adv} if attempt.keeps_images else {}
+            return {"predictions": predicted_class(network.explain(params, found.x_adv).logits), **perturbation(ball, x, found), **examples}
 
         return jax.vmap(one)(to_unit(images), labels, indices)
 
@@ -220,7 +226,8 @@ def records_of(
     attacked = outcome.eps > 0
     clean = lambda: proportion_record("clean_accuracy", outcome.correct, eps=0.0, **which)  # noqa: E731
     reached = {} if target is None else {"reached": float(np.mean(outcome.predictions == target))}
-    records = [proportion_record("robust_accuracy", outcome.correct, **settings, **reached) if attacked else clean()]
+    hidden = {"without_gradient": int(np.sum(outcome.correct & outcome.useless))}
+    records = [proportion_record("robust_accuracy", outcome.correct, **settings, **reached, **hidden) if attacked else clean()]
     if target is not None and attacked:
         records.append(proportion_record("target_reached", outcome.predictions == target, **settings))
     for c in np.unique(labels):

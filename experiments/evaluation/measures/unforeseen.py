@@ -29,7 +29,7 @@ from experiments.runtime import devices
 from experiments.runtime.errors import UserError, refuse
 from experiments.runtime.names import find
 from experiments.runtime.values import distinct, integer, row_of, several
-from irob.attacks import UNFORESEEN, best_of_pgd, last_of_pgd, step_rule
+from irob.attacks import UNFORESEEN, AttackResult, best_of_pgd, last_of_pgd, step_rule
 from irob.losses import margin_loss
 from irob.paper import PaperDraw
 from irob.types import Array, Image, Label, Model, Params, PRNGKey, Scalar
@@ -117,8 +117,9 @@ def run(evaluation: Evaluation, options: Options) -> Measured:
         sizes = find(SIZES, options.sizes, "sizes")(attack, evaluation.dataset)
         if sizes is None:
             continue
-        found = np.stack([attacked_predictions(evaluation, options, attack, eps, indices, labels, targets, clean) for eps in sizes.eps])
-        records += attack_records(found == labels, attack, sizes, options)
+        by_size = [attacked_predictions(evaluation, options, attack, eps, indices, labels, targets, clean) for eps in sizes.eps]
+        found, useless = (np.stack(part) for part in zip(*by_size, strict=True))
+        records += attack_records(found == labels, useless, attack, sizes, options)
         shown = shown_images(evaluation, options, attack, sizes.eps, indices[:SHOWN], labels[:SHOWN], targets[:SHOWN])
         arrays |= {f"{attack}/eps": np.array(sizes.eps), f"{attack}/predictions": found}
         arrays |= {f"{attack}/{key}": value for key, value in shown.items()}
@@ -134,11 +135,11 @@ def attacked_predictions(
     labels: np.ndarray,
     targets: np.ndarray,
     clean: np.ndarray,
-) -> np.ndarray:
-    """The class of images under one attack, `[n]`. Later objectives see only the images that are still classified correctly; images without a class
-    are not attacked.
+) -> tuple[np.ndarray, np.ndarray]:
+    """The class of images under one attack, and whether no gradient was of use, `[n]`. Later objectives see only the images that are still classified
+    correctly; images without a class are not attacked.
     """
-    predictions = np.where(clean < 0, -1, labels)
+    predictions, useless = np.where(clean < 0, -1, labels), clean >= 0
     for which, objective in enumerate(options.objectives):
         left = np.flatnonzero(predictions == labels)
         if len(left):
@@ -152,7 +153,8 @@ def attacked_predictions(
             if not found["inside"].all():
                 raise RuntimeError(f"{attack} left the range of a pixel at eps {eps}")
             predictions[left] = found["predictions"]
-    return predictions
+            useless[left] &= found["useless"]
+    return predictions, useless
 
 
 def attack_key(seed: int, attack: str) -> PRNGKey:
@@ -182,7 +184,7 @@ def attacked_image(
     key: PRNGKey,
     eps: Scalar,
     which: Any,
-) -> Image:
+) -> tuple[Image, AttackResult]:
     """One attack on one image; `which` of the objectives is ascended."""
     explain, options = network.frozen(params), attempt.options
     row = find(UNFORESEEN, attempt.attack, "attack")
@@ -197,12 +199,12 @@ def attacked_image(
         return values[which], margin_loss(logits, label)
 
     found = ascend(scored, variation.ball, variation.start, step_sizes=rule(eps, options.num_steps))
-    return variation.render(found.x_adv)
+    return variation.render(found.x_adv), found
 
 
 @functools.lru_cache
 def unforeseen_attack_check(network: Model, attempt: UnforeseenAttempt) -> Check:
-    """Pmapped `((params, eps, key data, which objective), images, labels, indices, targets) -> predictions, finite, inside`."""
+    """Pmapped `((params, eps, key data, which objective), images, labels, indices, targets) -> predictions, finite, inside, useless`."""
 
     def check(shared: tuple[Params, Array, Array, Array], images: Array, labels: Array, indices: Array, targets: Array) -> dict[str, Any]:
         params, eps, key_data, which = shared
@@ -210,23 +212,25 @@ def unforeseen_attack_check(network: Model, attempt: UnforeseenAttempt) -> Check
 
         def one(x: Image, label: Label, index: Array, target: Label) -> dict[str, Any]:
             own = jax.random.fold_in(key, index)
-            x_adv = attacked_image(network, params, attempt, x, label, target, own, eps, which)
-            inside, finite = jnp.all((x_adv >= 0.0) & (x_adv <= 1.0)), jnp.all(jnp.isfinite(x_adv))
-            return {"predictions": predicted_class(network.explain(params, x_adv).logits), "finite": finite, "inside": inside}
+            x_adv, found = attacked_image(network, params, attempt, x, label, target, own, eps, which)
+            inside, finite = jnp.all((x_adv >= 0.0) & (x_adv <= 1.0)), found.finite() & jnp.all(jnp.isfinite(x_adv))
+            predictions = predicted_class(network.explain(params, x_adv).logits)
+            return {"predictions": predictions, "finite": finite, "inside": inside, "useless": found.gradients.useless()}
 
         return jax.vmap(one)(to_unit(images), labels, indices, targets)
 
     return devices.pmap_full_precision(check)
 
 
-def attack_records(correct: np.ndarray, attack: str, sizes: Sizes, options: Options) -> list[Record]:
-    """Records of one attack from `correct [sizes, n]`."""
+def attack_records(correct: np.ndarray, useless: np.ndarray, attack: str, sizes: Sizes, options: Options) -> list[Record]:
+    """Records of one attack from `correct, useless [sizes, n]`."""
     how = {"attack": attack, "calibration": sizes.source}
     run_with = {"objectives": list(options.objectives), "steps": options.num_steps, "restarts": 1}
     records = []
     for i, eps in enumerate(sizes.eps):
         ata = {"ata": sizes.ata[i]} if sizes.ata else {}
-        records.append(proportion_record("robust_accuracy", correct[i], **how, eps=eps, **ata, **run_with))
+        hidden = {"without_gradient": int(np.sum(correct[i] & useless[i]))}
+        records.append(proportion_record("robust_accuracy", correct[i], **how, eps=eps, **ata, **run_with, **hidden))
     if sizes.ata:
         records.append(mean_record("uar", correct.sum(axis=0) / sum(sizes.ata), **how, **run_with))
     return records
@@ -257,7 +261,7 @@ def drawing(network: Model, attempt: UnforeseenAttempt) -> Callable[..., Any]:
     def draw(params: Params, images: Array, labels: Array, targets: Array, keys: Array, sizes: Array) -> tuple[Array, Array]:
         def of_size(eps: Scalar) -> tuple[Array, Array]:
             def one(x: Image, label: Label, target: Label, key: PRNGKey) -> tuple[Image, Array]:
-                x_adv = attacked_image(network, params, attempt, x, label, target, key, eps, 0)
+                x_adv, _ = attacked_image(network, params, attempt, x, label, target, key, eps, 0)
                 return x_adv, predicted_class(network.explain(params, x_adv).logits)
 
             return jax.vmap(one)(images, labels, targets, keys)

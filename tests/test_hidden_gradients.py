@@ -1,0 +1,157 @@
+"""Networks and objectives without gradients: an attack that had nothing to go by says so, and what withstands it is not called robust in silence."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import irob
+from experiments.configs import base
+from experiments.evaluation.engine import Evaluation
+from experiments.evaluation.examples import First
+from experiments.evaluation.measures import aai, pgd, unforeseen
+from experiments.evaluation.run import run_measures
+from experiments.reports import tables
+from experiments.reports.entries import Entry
+from experiments.runtime.errors import UserError
+from experiments.training.validation import validation_scores
+from irob.attacks import ATTACKS, GradientCounts
+
+X = np.full((2, 2, 1), 0.5, np.float32)
+SIZES = irob.constant_steps(0.1, 4)
+OBJECTIVES = {  # with the number of 4 gradients from X itself that are zero, and that are not finite
+    "constant": (lambda z: 0.0 * jnp.sum(z), 4, 0),
+    "stop_gradient": (lambda z: jnp.sum(jax.lax.stop_gradient(z)), 4, 0),
+    "rounded": (lambda z: jnp.sum(jnp.round(8.0 * z)), 4, 0),
+    "not finite": (lambda z: jnp.sum(z) * jnp.nan, 0, 4),
+    "norm at its center": (lambda z: jnp.linalg.norm(z - X), 0, 4),
+    "discrepancy at its center": (lambda z: jnp.sum((z - X) ** 2), 4, 0),
+    "not finite later": (lambda z: jnp.sum(jnp.where(z > 0.65, jnp.sqrt(0.65 - z), z)), 0, 2),
+    "fine": (jnp.sum, 0, 0),
+}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("attack", [irob.best_of_pgd, irob.attacks.last_of_pgd])
+def test_gradients_are_counted_and_images_stay_finite(attack, name):
+    objective, zero, nonfinite = OBJECTIVES[name]
+    run = lambda x: attack(lambda z: (objective(z), jnp.zeros(())), irob.LInf(0.3), x, step_sizes=SIZES)
+    found = jax.jit(jax.vmap(run))(np.stack([X] * 9))
+    np.testing.assert_array_equal(found.gradients, np.full((3, 9), [[4], [zero], [nonfinite]]))
+    np.testing.assert_array_equal(found.gradients.useless(), np.full(9, zero + nonfinite == 4))
+    assert np.all(np.isfinite(found.x_adv))
+    np.testing.assert_array_equal(jax.vmap(lambda one: one.finite())(found), np.full(9, nonfinite < 4))
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_calls_outside_of_jit_warn(name):
+    objective, zero, nonfinite = OBJECTIVES[name]
+    calls = [
+        lambda: irob.pgd(objective, irob.LInf(0.3), X, step_sizes=SIZES),
+        lambda: irob.best_of_pgd(lambda z: (objective(z), objective(z)), irob.LInf(0.3), X, step_sizes=SIZES).x_adv,
+    ]
+    for call in calls:
+        if zero + nonfinite == 4:
+            with pytest.warns(UserWarning, match=rf"none of the 4 gradients .* \({zero} zero everywhere, {nonfinite} not finite\)"):
+                np.testing.assert_array_equal(call(), X)
+        else:
+            assert np.all(np.isfinite(call()))
+
+
+def test_an_attack_that_does_not_count_is_not_useless():
+    assert not irob.attacks.AttackResult(X, 0.0).gradients.useless() and irob.attacks.AttackResult(X, 0.0).finite()
+    assert not irob.attacks.AttackResult(X * np.nan, 0.0).finite()
+    three = GradientCounts().with_one(X).with_one(0 * X).with_one(np.nan * X)
+    assert tuple(map(int, three)) == (3, 1, 1) and not three.useless()
+
+
+def stopped(x):
+    return jnp.stack([jnp.mean(jax.lax.stop_gradient(x)), 0.5])
+
+
+def rounded(x):
+    return jnp.stack([jnp.mean(jnp.round(4.0 * x) / 4.0), 0.5])
+
+
+@pytest.mark.parametrize("classifier", [stopped, rounded])
+def test_evaluate_in_a_notebook(classifier):
+    images = np.array([0.56, 0.6, 0.3], np.float32).reshape(3, 1, 1, 1) * np.ones((1, 4, 4, 1), np.float32)
+    labels = np.array([0, 0, 0])
+    with pytest.warns(UserWarning, match=r"\d of the \d images that count as robust were attacked without a gradient"):
+        found = irob.evaluate(classifier, images, labels, irob.LInf(0.01), num_steps=3, restarts=1)
+    np.testing.assert_array_equal(found.without_gradient, found.predictions == labels)
+    honest = irob.evaluate(lambda x: jnp.stack([jnp.mean(x), 0.5]), images, labels, irob.LInf(0.01), num_steps=3, restarts=1)
+    assert not honest.without_gradient.any()
+
+
+def made_of(trained, change):
+    """The trained model with other logits."""
+    network = irob.models.from_function(
+        lambda params, x: change(lambda x: trained.network.explain(params, x).logits, x), lambda seed: trained.params, (28, 28, 1), 10
+    )
+    return trained._replace(name="hidden", network=network)
+
+
+HIDDEN = {
+    "stop_gradient": lambda f, x: f(jax.lax.stop_gradient(x)),
+    "rounding": lambda f, x: f(jnp.round(x * 16.0) / 16.0),
+}
+SHORT = {
+    "pgd": (pgd.MEASURE, pgd.Options(images=First(6), restarts=1, steps=(3,))),
+    "unforeseen": (unforeseen.MEASURE, unforeseen.Options(images=First(6), unforeseen_attacks=("jpeg_linf",), num_steps=2)),
+}
+
+
+@pytest.mark.parametrize("measure", SHORT)
+@pytest.mark.parametrize("name", HIDDEN)
+def test_measures_say_how_many_images_withstood_nothing(name, measure, trained, digits, capsys):
+    model = made_of(trained, HIDDEN[name])
+    result, _ = run_measures(Evaluation(model, digits, (0.0, 0.1)), {measure: SHORT[measure]})
+    records = [record for record in result.records if record.metric == "robust_accuracy"]
+    assert records and all(record["without_gradient"] == round(record.value * record.n) for record in records)
+    assert any(record["without_gradient"] for record in records)
+    assert f"warning: {measure}, eps " in capsys.readouterr().err
+    assert "Not to be trusted: hidden" in tables.coverage([Entry("hidden", result, {})])[0]
+    honest, _ = run_measures(Evaluation(trained, digits, (0.0, 0.1)), {measure: SHORT[measure]})
+    assert not any(record.get("without_gradient", 0) for record in honest.records)
+    assert not tables.coverage([Entry("trained", honest, {})])
+
+
+def test_the_map_attack_says_it_too(trained, digits, capsys):
+    model = trained._replace(network=irob.models.from_function(
+        lambda params, x: trained.network.explain(params, jax.lax.stop_gradient(x)), lambda seed: trained.params, (28, 28, 1), 10
+    ))  # fmt: skip
+    chosen = {"aai": (aai.MEASURE, aai.Options(images=First(4), num_steps=2))}
+    result, _ = run_measures(Evaluation(model, digits, (0.0, 0.1)), chosen)
+    (record,) = [record for record in result.records if record.has(over="all", eps=0.1)]
+    assert record["without_gradient"] == record.n == 4 and "aai, eps 0.1: 4 of 4 images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("objective", ["margin", "cross_entropy"])
+def test_an_objective_that_is_never_finite_is_refused(objective, trained, digits, monkeypatch):
+    monkeypatch.setitem(pgd.OBJECTIVES, objective, lambda logits, label: jnp.sum(logits) * jnp.nan)
+    pgd.prediction_attack_check.cache_clear()
+    chosen = {"pgd": (pgd.MEASURE, pgd.Options(images=First(6), objectives=(objective,), restarts=1, steps=(2,)))}
+    with pytest.raises(UserError, match=f"the {objective} has no finite gradient for . images at eps 0.1"):
+        run_measures(Evaluation(trained, digits, (0.0, 0.1)), chosen)
+    pgd.prediction_attack_check.cache_clear()
+
+
+def test_validation_says_so(trained, digits, capsys):
+    config = base.load_config("digits:normal,tiny")
+    scores = validation_scores(config, made_of(trained, HIDDEN["stop_gradient"]).network, trained.params, digits)
+    robust = round(scores["robust_accuracy"] * len(digits.labels))
+    assert f"gradients of zero for {robust} of the {robust} images that count as robust" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e3, 1e6])
+def test_validation_is_not_fooled_by_a_confident_network(scale, trained, digits):
+    """The cross-entropy's own gradient is zero on it."""
+    config = base.load_config("digits:normal,tiny", ["validation.attack_steps=5"])
+    model = made_of(trained, lambda f, x: scale * f(x))
+    scores = validation_scores(config, model.network, trained.params, digits)
+    margin = irob.evaluate(
+        irob.bind(trained.network, trained.params), digits.images / np.float32(255), digits.labels, irob.LInf(config.eps), num_steps=5,
+        losses="margin", method=ATTACKS["pgd"]._replace(step_sizes="eps/4", best_iterate=False), restarts=1,
+    )  # fmt: skip
+    assert scores["robust_accuracy"] <= margin.robust.value + 2 / len(digits.labels) < scores["clean_accuracy"]
