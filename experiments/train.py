@@ -32,10 +32,10 @@ def main() -> None:
     base.validate_config(config)
     devices.start(flag.coordinator, flag.num_processes, flag.process_id, config.batch_size)
     if flag.coordinator is not None:  # one process alone must not stop
-        train(config, flag.workdir, flag.data_dir, flag.extend)
+        train(config, flag.workdir, flag.data_dir, flag.extend, from_step=flag.from_step)
         return
     with stop_requests() as stop:
-        train(config, flag.workdir, flag.data_dir, flag.extend, stop)
+        train(config, flag.workdir, flag.data_dir, flag.extend, stop, flag.from_step)
 
 
 if __name__ == "__main__":
@@ -49,6 +49,7 @@ if __name__ == "__main__":
     flags.DEFINE_multi_string("config_override", [], "FIELD=VALUE, the same as --config.FIELD=VALUE")
     flags.DEFINE_string("workdir", None, "where checkpoints and logs go")
     flags.DEFINE_bool("extend", False, "continue a run of fewer steps to config.num_steps")
+    flags.DEFINE_integer("from_step", None, "continue from this checkpoint instead of the last one; later ones are moved to set_aside/")
     define_data_dir()
     define_process_flags()
     flags.mark_flags_as_required(["config", "workdir"])

@@ -1,5 +1,7 @@
 """Four fake devices, shape checks in every function of irob; the fixtures that several files share."""
 
+import collections
+import json
 import os
 import pathlib
 import subprocess
@@ -50,6 +52,18 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="long: --slow"))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """How many trials the tests of faults made, by kind."""
+    total = collections.Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if getattr(report, "when", "") == "teardown":
+                for name, value in report.user_properties:
+                    total.update(json.loads(value) if name == "tried" else {})
+    if total:
+        terminalreporter.write_line(f"faults tried: {', '.join(f'{kind} {count}' for kind, count in sorted(total.items()))}")
 
 
 ROOT = pathlib.Path(__file__).parent.parent

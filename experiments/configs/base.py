@@ -352,6 +352,22 @@ def plain_config(config: ml_collections.ConfigDict) -> dict[str, Any]:
     return json.loads(json.dumps(values))
 
 
+def stored_config(stored: Any, where: str) -> ml_collections.ConfigDict:
+    """The config that was stored by this version or an earlier one.
+
+    Raises:
+      UserError: if it is none. where: it was found.
+    """
+    try:
+        config = config_dict(with_defaults(stored))
+        validate_config(config)
+    except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
+        raise UserError(f"{where} is not a config written by this command ({one_line(error, 120)}): use another --workdir") from error
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    return config
+
+
 def with_defaults(stored: Mapping[str, Any]) -> dict[str, Any]:
     """A stored config with the fields and options that did not exist yet when it was stored, at the defaults, which are what it was trained with."""
     defaults = {name: field.default for name, field in FIELDS.items()} | {"defense": {}}

@@ -2,11 +2,13 @@
 
 import pathlib
 import zipfile
+import zlib
 from collections.abc import Callable
 
 import numpy as np
 
 from experiments.data.splits import digest
+from experiments.runtime.errors import warn
 from experiments.runtime.storage import save_atomically
 
 
@@ -17,9 +19,14 @@ def cached_arrays(path: pathlib.Path, make: Callable[[], tuple[np.ndarray, np.nd
             first, labels = stored["first"], stored["labels"]
             if (sha256 := digest(first, labels)) == stored["sha256"]:
                 return first, labels, sha256
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         pass
     first, labels = make()
     sha256 = digest(first, labels)
-    save_atomically(path, lambda file: np.savez(file, sha256=sha256, first=first, labels=labels))
+    try:
+        save_atomically(path, lambda file: np.savez(file, sha256=sha256, first=first, labels=labels))
+    except OSError as error:
+        warn(
+            f"{path.parent} cannot be written ({error.strerror or error}): the data are decoded anew each time; set IROB_CACHE to another folder"
+        )
     return first, labels, sha256

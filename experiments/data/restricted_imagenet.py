@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.data.array_cache import cached_arrays
 from experiments.data.splits import Stream
-from experiments.data.tfds_sets import open_tfds
+from experiments.data.tfds_sets import Readable, open_tfds
 from experiments.runtime.storage import cache_dir
 
 # Group -> ImageNet classes, first and last (Tsipras et al. 2019, https://arxiv.org/abs/1805.12152).
@@ -68,7 +68,7 @@ def _group_index(source: Any) -> tuple[np.ndarray, np.ndarray, str]:
 
     def make() -> tuple[np.ndarray, np.ndarray]:
         builder = tfds.builder("imagenet2012", data_dir=pathlib.Path(info.data_dir).parent.parent)
-        bare = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+        bare = Readable(builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()}), source.what, source.advice)
         groups = np.array([imagenet_group(int(bare[i]["label"])) for i in range(len(bare))], np.int32)
         positions = np.flatnonzero(groups >= 0)
         return positions, groups[positions]

@@ -13,7 +13,7 @@ from experiments.data.array_cache import cached_arrays
 from experiments.data.checks import stratified
 from experiments.data.sizes import in_memory_or_streamed, place_and_size, resized
 from experiments.data.splits import Split
-from experiments.data.tfds_sets import open_tfds
+from experiments.data.tfds_sets import Readable, open_tfds
 from experiments.runtime.errors import UserError, one_line, refuse
 from experiments.runtime.storage import cache_dir
 
@@ -82,7 +82,7 @@ def labels_of(name: str, part: str, data_dir: str | None, source: Any) -> np.nda
 
     def make() -> tuple[np.ndarray, np.ndarray]:
         builder = tfds.builder(name, data_dir=data_dir)
-        bare = builder.as_data_source(split=part, decoders={"image": tfds.decode.SkipDecoding()})
+        bare = Readable(builder.as_data_source(split=part, decoders={"image": tfds.decode.SkipDecoding()}), source.what, source.advice)
         labels = np.array([int(bare[i]["label"]) for i in range(len(bare))], np.int32)
         return np.arange(len(labels)), labels
 

@@ -1,15 +1,16 @@
 """Data sets of tensorflow_datasets (tfds) that fit in memory, in their original order."""
 
+import contextlib
 import hashlib
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments.data.array_cache import cached_arrays
 from experiments.data.splits import Images, hold_out
-from experiments.runtime.errors import UserError
+from experiments.runtime.errors import UserError, one_line
 from experiments.runtime.storage import cache_dir
 
 
@@ -59,18 +60,56 @@ def open_tfds(name: str, split: str, data_dir: str | None, asked: str | None = N
     asked = asked or name
     import tensorflow_datasets as tfds
 
-    builder = tfds.builder(name, data_dir=data_dir)
+    place = "" if data_dir is None else f" --data_dir {data_dir}"
+    advice = f"if it is damaged, move it away and run python -m experiments.prepare_data --dataset {asked}{place}"
+    with one_line_errors(f"the data set {asked} cannot be read", advice):
+        builder = tfds.builder(name, data_dir=data_dir)
     if builder.is_prepared() and builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
         raise UserError(
             f"{builder.data_path} is in the format {builder.info.file_format.value}, which has no random access: prepare {name} in another --data_dir"
         )
     if not builder.is_prepared():
-        place = "" if data_dir is None else f" --data_dir {data_dir}"
         raise UserError(
             f"there is no prepared {name} in {builder.data_path.parent.parent}: run python -m experiments.prepare_data --dataset {asked}{place}"
             " (or point --data_dir or $TFDS_DATA_DIR to where it is)"
         )
-    return builder.as_data_source(split=split)
+    what = f"the data set {asked} in {builder.data_path} cannot be read"
+    with one_line_errors(what, advice):
+        return Readable(builder.as_data_source(split=split), what, advice)
+
+
+@contextlib.contextmanager
+def one_line_errors(what: str, advice: str) -> Iterator[None]:
+    """Whatever tfds and its readers raise meanwhile becomes a `UserError`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # many kinds
+        raise UserError(f"{what}: {one_line(error, 160)}; {advice}") from error
+
+
+class Readable:
+    """A tfds source. What cannot be read of it is a `UserError` that says so. what, advice: of the message."""
+
+    def __init__(self, source: Any, what: str, advice: str):
+        self.source, self.what, self.advice = source, what, advice
+        self.dataset_info, self.split = source.dataset_info, source.split
+        expected = source.dataset_info.splits[source.split].num_examples
+        if len(self) != expected:
+            raise UserError(f"{what}: {source.split} has {len(self)} examples where its description has {expected}; {advice}")
+
+    def __len__(self) -> int:
+        with one_line_errors(self.what, self.advice):
+            return len(self.source)
+
+    def __getitem__(self, position: Any) -> Any:
+        with one_line_errors(self.what, self.advice):
+            return self.source[position]
+
+    def __getitems__(self, positions: Any) -> Any:
+        with one_line_errors(self.what, self.advice):
+            return self.source.__getitems__(positions)
 
 
 def original_order(n: int, split: str) -> list[int]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from experiments.configs import base
 from experiments.runtime import devices, storage
-from experiments.runtime.errors import UserError
+from experiments.runtime.errors import UserError, refuse
 
 INTERVAL = 10.0  # seconds between writes
 
@@ -91,8 +91,9 @@ def _lock(directory: pathlib.Path, settings: dict[str, Any], held: contextlib.Ex
         storage.save_text(file, json.dumps(settings, indent=1))
         return
     try:
-        found = json.loads(file.read_text())
-    except ValueError as error:
+        found = storage.read_json(file)
+        refuse(not isinstance(found, dict), f"{file} is not what this command writes: delete {directory}, or give another --out")
+    except (ValueError, OSError) as error:
         raise UserError(f"{file} cannot be read: delete {directory}, or give another --out") from error
     if differences := base.changes(found, settings, ""):
         raise UserError(

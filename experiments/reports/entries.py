@@ -11,6 +11,7 @@ import numpy as np
 from experiments.reports import results
 from experiments.reports.records import OUTCOMES, Record
 from experiments.reports.results import Result
+from experiments.runtime import storage
 from experiments.runtime.errors import UserError, refuse
 
 
@@ -85,7 +86,7 @@ def _result_files(given: pathlib.Path) -> list[pathlib.Path]:
 
     def is_result(file: pathlib.Path) -> bool:
         try:
-            content = json.loads(file.read_text())
+            content = storage.read_json(file)
         except (ValueError, OSError):
             return True  # half written or unreadable: `results.read_result` will say so
         return isinstance(content, dict) and "schema" in content

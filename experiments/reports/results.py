@@ -97,7 +97,7 @@ def read_result(file: pathlib.Path) -> Result:
       UserError: if it cannot be read, is incomplete, or is of another schema.
     """
     try:
-        content = json.loads(file.read_text())
+        content = storage.read_json(file)
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror or error}") from error
     except ValueError as error:

@@ -4,10 +4,14 @@ orbax writes the arrays in the background. Beside them lies JSON: the config, ve
 orbax restores an array with altered bytes without an error.
 """
 
+import contextlib
+import errno
 import hashlib
+import itertools
 import json
+import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,9 +19,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from experiments.runtime.errors import UserError, one_line
+from experiments.runtime import storage
+from experiments.runtime.errors import UserError, one_line, refuse, warn
 
 SCORE = "robust_accuracy"
+SYSTEM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)  # to be found in the long messages of tensorstore
 
 
 class Restored(NamedTuple):
@@ -32,25 +38,52 @@ class Checkpoints:
     """The checkpoints of one workdir. A context manager: leaving it waits until everything is written."""
 
     def __init__(self, workdir: str | pathlib.Path, keep_last: int = 2, read_only: bool = False):
-        self.directory = pathlib.Path(workdir).absolute() / "checkpoints"
+        self.directory, self.read_only = pathlib.Path(workdir).absolute() / "checkpoints", read_only
         if read_only and not self.directory.is_dir():
             raise UserError(f"there are no checkpoints in {workdir}: train there first, or give the --workdir of a run")
+        if not read_only:
+            self._mend_scores()
         policy = preservation_policy.AnyPreservationPolicy(
             [
                 preservation_policy.LatestN(n=keep_last),
                 preservation_policy.BestN(get_metric_fn=lambda m: m[SCORE], n=1, keep_checkpoints_without_metrics=False),
             ]
         )
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=policy, best_fn=lambda m: m[SCORE], read_only=read_only, create=not read_only
-        )
-        self.manager = ocp.CheckpointManager(self.directory, options=options, item_names=("state", "metadata"))
+        options = ocp.CheckpointManagerOptions(preservation_policy=policy, best_fn=lambda m: m[SCORE])
+        with self._one_line(f"{self.directory} cannot be opened", "use another --workdir"):
+            self.manager: Any = (
+                _Reader(self.directory)
+                if read_only
+                else ocp.CheckpointManager(self.directory, options=options, item_names=("state", "metadata"))
+            )
 
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.manager.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            with self._writing():
+                self.manager.close()
+            return
+        with contextlib.suppress(Exception):  # the first error is the one to report
+            self.manager.close()
+
+    @contextlib.contextmanager
+    def _one_line(self, what: str, advice: str) -> Iterator[None]:
+        """Whatever orbax and tensorstore raise meanwhile becomes a `UserError`."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:  # many kinds
+            of_system = [os.strerror(number) for number in SYSTEM_ERRORS if os.strerror(number) in str(error)]
+            raise UserError(f"{what}: {of_system[0] if of_system else one_line(error, 160)}; {advice}") from error
+
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
+        return self._one_line(
+            f"a checkpoint cannot be written to {self.directory}",
+            "those that are complete are kept: free space or mend the place, then the same command resumes",
+        )
 
     def steps(self) -> list[int]:
         """The steps of all complete checkpoints, ascending."""
@@ -58,21 +91,75 @@ class Checkpoints:
 
     def save(self, step: int, state: Any, metadata: dict[str, Any], metrics: dict[str, float] | None) -> None:
         """Starts writing a checkpoint; `metrics[SCORE]` decides which one is best. None: it is never the best."""
-        whole = {**metadata, "sha256": checksums(state), "shapes": shapes(state)}
+        whole = {**metadata, "scores": metrics, "sha256": checksums(state), "shapes": shapes(state)}
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(_by_field(state)),
             metadata=ocp.args.JsonSave({**whole, "metadata_sha256": json_digest(whole)}),
         )
-        self.manager.save(step, args=args, metrics=metrics)
+        with self._writing():
+            self.manager.save(step, args=args, metrics=metrics)
 
-    def metadata(self, which: str | int) -> dict[str, Any]:
-        """The JSON of a step ("latest", "best" or a number)."""
+    def set_aside(self, after: int) -> list[int]:
+        """Moves the checkpoints of steps after one into `set_aside/` beside their folder, and returns those."""
+        later = [step for step in self.steps() if step > after]
+        for step in later:
+            place = self.directory.parent / "set_aside"
+            place.mkdir(exist_ok=True)
+            free = next(name for n in itertools.count() if not (name := place / f"{step}{f'_{n}' * bool(n)}").exists())
+            (self.directory / str(step)).rename(free)
+        self.manager.reload()
+        return later
+
+    def metadata(self, which: str | int, needs: Sequence[str] = ()) -> dict[str, Any]:
+        """The JSON of a step ("latest", "best" or a number). needs: fields, objects all, that must be there.
+
+        Raises:
+          UserError: if there is no such step, or it is damaged.
+        """
         step = self._step(which)
         try:
-            found = self.manager.restore(step, args=ocp.args.Composite(metadata=ocp.args.JsonRestore()))["metadata"]
-        except Exception as error:  # orbax and tensorstore raise many kinds
-            raise _unreadable(step, self.directory, error) from error
-        return _checked_metadata(found, step, self.directory)
+            found = storage.read_json(self.directory / str(step) / "metadata" / "metadata")
+        except (OSError, ValueError) as error:
+            raise self._unreadable(step, error) from error
+        return self._checked(found, step, needs)
+
+    def score(self, step: int) -> float | None:
+        """The score by which a checkpoint is best; None where it has none.
+
+        Raises:
+          UserError: if it is damaged.
+        """
+        metadata = self.metadata(step)
+        if "scores" in metadata:
+            return None if metadata["scores"] is None else metadata["scores"][SCORE]
+        file = self._scores_file(step)  # of earlier versions
+        try:
+            return float(storage.read_json(file)[SCORE]) if file.exists() else None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise self._unreadable(step, error) from error
+
+    def _scores_file(self, step: int | str) -> pathlib.Path:
+        return self.directory / str(step) / "metrics" / "metrics"
+
+    def _mend_scores(self) -> None:
+        """Writes anew the files of scores that are damaged, which orbax reads all at once, from the metadata, which have them, too."""
+        for step in [path.name for path in self.directory.glob("*") if path.name.isdecimal()]:
+            file = self._scores_file(step)
+            try:
+                if not file.parent.exists() or isinstance(storage.read_json(file)[SCORE], float):
+                    continue
+            except (OSError, ValueError, KeyError, TypeError, IndexError):
+                pass
+            advice = (
+                f"the scores of checkpoint {step} in {self.directory} are damaged: move {self.directory / step} away to continue without it"
+            )
+            try:
+                scores = storage.read_json(self.directory / step / "metadata" / "metadata")["scores"]
+                refuse(not isinstance(scores, dict), advice)
+                storage.save_text(file, json.dumps(scores))
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise UserError(advice) from error
+            warn(f"the scores of checkpoint {step} were damaged, and are written anew from its metadata")
 
     def restore(self, which: str | int, like: Any) -> Restored:
         """The whole state of a step.
@@ -114,15 +201,38 @@ class Checkpoints:
         try:
             state = self.manager.restore(step, args=ocp.args.Composite(state=args))["state"]
         except Exception as error:  # orbax and tensorstore raise many kinds
-            raise _unreadable(step, self.directory, error) from error
+            raise self._unreadable(step, error) from error
         return jax.tree.map(np.asarray, state)
 
     def _verify(self, step: int, metadata: dict[str, Any], state: Any) -> None:
         if damaged := [name for name, digest in checksums(state).items() if digest != metadata["sha256"][name]]:
-            raise UserError(
-                f"checkpoint {step} in {self.directory} is damaged: {damaged[0]} does not match its checksum;"
-                " choose another --step, or move it away to continue from an earlier one"
-            )
+            raise self._damaged(step, f"{damaged[0]} does not match its checksum")
+
+    def _checked(self, found: Any, step: int, needs: Sequence[str]) -> dict[str, Any]:
+        """Metadata with everything that its readers need, as it was written."""
+        whole = isinstance(found, dict) and all(isinstance(found.get(name, {}), dict) for name in PARTS_OF_METADATA)
+        missing = [name for name in ("sha256", "shapes", *needs) if not whole or name not in found]
+        if missing:
+            raise self._damaged(step, f"its metadata have no {missing[0]}")
+        rest = {name: part for name, part in found.items() if name != "metadata_sha256"}
+        if found.get("metadata_sha256", json_digest(rest)) != json_digest(rest):
+            raise self._damaged(step, "its metadata (the config, checksums, data) are not those that were written")
+        return found
+
+    def _damaged(self, step: int, what: str) -> UserError:
+        return UserError(f"checkpoint {step} in {self.directory} is damaged: {what}; {self._advice(step)}")
+
+    def _unreadable(self, step: int, error: Exception) -> UserError:
+        return UserError(
+            f"checkpoint {step} in {self.directory} cannot be read (truncated or altered?): {one_line(error, 160)}; {self._advice(step)}"
+        )
+
+    def _advice(self, step: int) -> str:
+        """What to do about a damaged checkpoint, in an evaluation or in a training."""
+        if self.read_only:
+            return "choose another --step, or move it away"
+        earlier = [other for other in self.steps() if other < step]
+        return f"--from_step={earlier[-1]} continues from the one before" if earlier else "move it away to begin anew"
 
     def _compare_shapes(self, step: int, stored: Mapping[str, str], wanted: Mapping[str, str]) -> None:
         if differing := sorted(name for name in {*stored, *wanted} if stored.get(name) != wanted.get(name)):
@@ -138,11 +248,31 @@ class Checkpoints:
         if which == "latest":
             return steps[-1]
         if which == "best":
-            best = self.manager.best_step()
-            return steps[-1] if best is None else best
+            return self._best(steps)
         if not str(which).isdecimal() or int(which) not in steps:
             raise UserError(f"there is no checkpoint {which!r} in {self.directory}: choose latest, best or one of {steps}")
         return int(which)
+
+    def _best(self, steps: list[int]) -> int:
+        """The step of the highest score, the last of several; the last step if none has a score."""
+        scores = {step: score for step in steps if (score := self.score(step)) is not None}
+        return max(scores, key=lambda step: (scores[step], step), default=steps[-1])
+
+
+class _Reader:
+    """What is used of orbax's manager, to read alone. The manager reads the scores of all checkpoints, and fails where one is damaged."""
+
+    def __init__(self, directory: pathlib.Path):
+        self.directory, self.checkpointer = directory, ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+
+    def all_steps(self) -> list[int]:
+        return list(ocp.utils.checkpoint_steps(self.directory))
+
+    def restore(self, step: int, args: Any) -> Any:
+        return self.checkpointer.restore(self.directory / str(step), args=args)
+
+    def close(self) -> None:
+        self.checkpointer.close()
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -165,24 +295,7 @@ def _by_field(state: Any) -> Any:
     return {name: part for name, part in state._asdict().items() if part is not None} if hasattr(state, "_fields") else state
 
 
-PARTS_OF_METADATA = ("config", "sha256", "shapes", "versions", "data")
-
-
-def _checked_metadata(found: Any, step: int, directory: pathlib.Path) -> dict[str, Any]:
-    """Metadata with everything that its readers need, as it was written."""
-    whole = isinstance(found, dict) and all(isinstance(found.get(name, {}), dict) for name in PARTS_OF_METADATA)
-    missing = [name for name in ("sha256", "shapes") if not whole or name not in found]
-    if missing:
-        raise UserError(
-            f"checkpoint {step} in {directory} is damaged: its metadata have no {missing[0]}; choose another --step, or move it away"
-        )
-    rest = {name: part for name, part in found.items() if name != "metadata_sha256"}
-    if found.get("metadata_sha256", json_digest(rest)) != json_digest(rest):
-        raise UserError(
-            f"checkpoint {step} in {directory} is damaged: its metadata (the config, checksums, data) are not those that were written;"
-            " choose another --step, or move it away"
-        )
-    return found
+PARTS_OF_METADATA = ("config", "sha256", "shapes", "versions", "data", "history")
 
 
 def json_digest(value: Any) -> str:
@@ -215,10 +328,3 @@ def _on_host(tree: Any) -> Any:
     """Arrays are restored to the first local device, whatever they were saved from."""
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(np.shape(a), np.asarray(a).dtype, sharding=sharding), tree)
-
-
-def _unreadable(step: int, directory: pathlib.Path, error: Exception) -> UserError:
-    return UserError(
-        f"checkpoint {step} in {directory} cannot be read (truncated or altered?): {one_line(error, 160)};"
-        " choose another --step, or move it away"
-    )

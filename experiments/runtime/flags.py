@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
@@ -18,6 +19,7 @@ def run_command(main: Callable[[], None], positional: str | None = None, define:
       positional: a list flag to which arguments that are not flags are added; without it they are refused.
       define: defines flags, where that can fail.
     """
+    sys.unraisablehook = lambda _: None  # what libraries' background work leaves behind after an error, which is reported in one line
     keep_compiled_programs()
     keep_freed_memory()
     if define is not None:
@@ -36,9 +38,9 @@ def run_command(main: Callable[[], None], positional: str | None = None, define:
         except UserError as error:
             fail(str(error))
         except OSError as error:
-            if error.errno is None or error.filename is None:
+            if error.errno is None:
                 raise
-            fail(f"{error.filename}: {error.strerror}")
+            fail(f"{error.filename}: {error.strerror}" if error.filename else f"a file cannot be read or written: {error.strerror}")
         except Stopped as stopped:
             print(stopped, file=sys.stderr)
             sys.exit(stopped.code)
@@ -133,11 +135,12 @@ def _parse(argv: Sequence[str], positional: str | None) -> list[str]:
     if "data_dir" in flags.FLAGS and flags.FLAGS.data_dir:
         os.environ["TFDS_DATA_DIR"] = flags.FLAGS.data_dir  # where tfds finds the description of a data set by its name
     if not any(re.match("--?v(erbosity)?(=|$)", argument) for argument in argv):
-        logging.set_verbosity(logging.ERROR)  # of the libraries; the commands print what there is to say
+        logging.set_verbosity(logging.FATAL)  # of the libraries; the commands print what there is to say, errors among it
     return rest
 
 
 def fail(message: str, code: int = 2) -> None:
     """Prints one line on stderr and exits."""
+    threading.excepthook = lambda _: None  # theirs, which would say the same in many lines
     print(f"error: {message}", file=sys.stderr)
     sys.exit(code)

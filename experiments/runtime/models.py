@@ -102,9 +102,8 @@ def from_workdir(workdir: str, step: str = "latest", parameters: str = "raw") ->
 
 def _from_checkpoint(workdir: str, step: str, parameters: str) -> EvaluatedModel:
     with Checkpoints(workdir, read_only=True) as checkpoints:
-        metadata = checkpoints.metadata(step)
-        config = base.config_dict(base.with_defaults(metadata["config"]))
-        base.validate_config(config)
+        metadata = checkpoints.metadata(step, needs=("config", "versions"))
+        config = base.stored_config(metadata["config"], f"the config of the checkpoint in {workdir}")
         network = build_network(config)
         refuse(parameters == "averaged" and not config.ema_decay, f"{workdir} holds no moving average: train with config.ema_decay")
         restored = checkpoints.restore_params(step, network.initial_params(config.seed), PARTS[parameters])

@@ -1,6 +1,7 @@
 """Files: written atomically, locked, cached."""
 
 import hashlib
+import json
 import os
 import pathlib
 import tempfile
@@ -65,6 +66,24 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
             return dict(arrays)
     except Exception as error:  # zipfile, zlib and NumPy raise many kinds
         raise UserError(f"{path} cannot be read ({one_line(error, 120)}): delete it to measure again") from error
+
+
+MOST_JSON = 2**28  # bytes: more than any file of ours
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """The value in a JSON file.
+
+    Raises:
+      ValueError: if it is too large, no text or no JSON (the message says which).
+      OSError: if there is no such file, or it cannot be read.
+    """
+    if path.stat().st_size > MOST_JSON:
+        raise ValueError(f"{path.stat().st_size} bytes are more than any such file has")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def checksum(file: pathlib.Path) -> str:

@@ -40,6 +40,7 @@ def train(
     data_dir: str | None = None,
     extend: bool = False,
     stop: Callable[[], int | None] = lambda: None,
+    from_step: int | None = None,
 ) -> TrainState:
     """Trains to `config.num_steps` and returns the last state, on the host. A run that was interrupted continues from its last checkpoint.
 
@@ -50,6 +51,7 @@ def train(
       extend: whether a run of fewer steps is continued to this number. Where the schedule of the learning rate depends on the number of steps, the
         result is not that of one run.
       stop: the number of a signal that asks to stop, None while there is none; then the run is saved as it is, without validation.
+      from_step: of the checkpoint to continue from; later ones are set aside. None: the last.
 
     Raises:
       Stopped: if it was asked to stop.
@@ -57,6 +59,8 @@ def train(
     """
     network, defense, params, split, validation = _prepared(config, workdir, data_dir)
     with locked_workdir(workdir, config, extend) as directory, Checkpoints(directory, config.keep_last) as checkpoints:
+        if from_step is not None:
+            _go_back(checkpoints, workdir, from_step)
         state, history = _latest(checkpoints, workdir, config, split, network, params)
         start = int(state.step)
         if start >= config.num_steps or history.waited(config):
@@ -195,6 +199,16 @@ def check_network(config: ml_collections.ConfigDict, network: Model, defense: De
             raise UserError(f"config.map = {config.map!r}, which {config.method} compares: {error}") from error
 
 
+def _go_back(checkpoints: Checkpoints, workdir: str, step: int) -> None:
+    """Makes a checkpoint the last one."""
+    there = checkpoints.steps()
+    refuse(step not in there, f"--from_step={step}: {workdir} has the checkpoints {', '.join(map(str, there)) or 'none'}")
+    if later := checkpoints.set_aside(step):
+        warn(
+            f"the checkpoints {', '.join(map(str, later))} are now in {pathlib.Path(workdir) / 'set_aside'}; the run continues from {step}"
+        )
+
+
 def _latest(
     checkpoints: Checkpoints, workdir: str, config: ml_collections.ConfigDict, split: data.Split, network: Model, params: Params
 ) -> tuple[TrainState, History]:
@@ -202,12 +216,14 @@ def _latest(
     if not checkpoints.steps():
         return initial_state(config, network, params), History(init_from=fingerprint(params) if config.init_from else "")
     restored = checkpoints.restore("latest", initial_state(config, network, params))
+    checkpoints.metadata("latest", needs=("config", "data"))
+    base.stored_config(restored.metadata["config"], f"the config of checkpoint {restored.step} in {workdir}")
     before, wanted = base.with_defaults(restored.metadata["config"]), base.plain_config(config)
-    history = History(**{"extended_from": (), **restored.metadata.get("history", {})})
+    history = History(**{name: value for name, value in restored.metadata.get("history", {}).items() if name in History._fields})
     if before["num_steps"] != config.num_steps:  # the workdir has agreed to it
         history = history._replace(extended_from=(*history.extended_from, before["num_steps"]), validations=0)
     refuse_changes(workdir, before | {"num_steps": config.num_steps}, wanted)
-    refuse_changes(workdir, {"data": restored.metadata["data"]["sha256"]}, {"data": split.source["sha256"]})
+    refuse_changes(workdir, {"data": restored.metadata["data"].get("sha256")}, {"data": split.source["sha256"]})
     return restored.state, history
 
 

@@ -38,12 +38,10 @@ def _refuse_other_runs(directory: pathlib.Path, wanted: dict[str, Any], extend: 
     holds_a_run = (directory / "checkpoints").exists() or (directory / "metrics.jsonl").exists()
     if file.exists() and holds_a_run:
         try:
-            stored = json.loads(file.read_text())
-            base.validate_config(base.config_dict(base.with_defaults(stored)))
-        except (ValueError, TypeError, AttributeError, KeyError, OSError) as error:
+            stored = storage.read_json(file)
+        except (ValueError, OSError) as error:
             raise UserError(f"{file} is not a config written by this command ({one_line(error, 120)}): use another --workdir") from error
-        except UserError as error:
-            raise UserError(f"{file}: {error}") from error
+        base.stored_config(stored, str(file))
         found = base.with_defaults(stored)
         if extend and found["num_steps"] < wanted["num_steps"]:
             found["num_steps"] = wanted["num_steps"]
