@@ -38,17 +38,21 @@ def main() -> None:
     from experiments.evaluation.run import check_measures, choose_measures, run_measures
     from experiments.reports import results, text
     from experiments.reports.png import write_examples
-    from experiments.runtime import devices
+    from experiments.runtime import devices, provenance
     from experiments.runtime.errors import refuse
     from experiments.runtime.models import eps_ladder
 
     flag = flags.FLAGS
     names, texts = tuple(dict.fromkeys(flag.measure)), {name: str(flag[name].value) for name in OPTION_FLAGS if flag[name].present}
-    refuse(not names, "--measure is empty: give the name of a measure")
+    refuse(not any(names), "--measure is empty: give the name of a measure")
+    refuse("" in names, "--measure: a name is empty: give names of measures, separated by commas")
     eps = parsed_eps(flag.eps)
     choose_measures(names, flag.protocol, texts)  # refuses what is wrong before anything is read
     check_flags(flag)
-    devices.start(flag.coordinator, flag.num_processes, flag.process_id, *([flag.num_examples] if flag.num_examples else []), even=False)
+    same = ("measure", "protocol", "eps", "norm", "seed", "step", "parameters", "classes", "num_examples", "batch_size", *OPTION_FLAGS)
+    settings = {f"--{name}": str(flag[name].value) for name in same} | provenance.versions()
+    where, sizes = (flag.coordinator, flag.num_processes, flag.process_id), [flag.num_examples] if flag.num_examples else []
+    devices.start(*where, *sizes, even=False, timeout=flag.timeout, settings=settings)
     model = opened(flag)
     out = pathlib.Path(flag.out or default_out(flag, model, names, texts))
     results.check_free(out, flag.overwrite)
@@ -59,6 +63,9 @@ def main() -> None:
     chosen = choose_measures(names, flag.protocol, texts, flag.num_examples, split.labels, classes)
     evaluation = Evaluation(model, split, ladder, flag.batch_size, quiet=False)
     check_measures(evaluation, chosen, flag.protocol)
+    for name in ("eps", "norm", "seed"):
+        read = any(name in measure.reads for measure, _ in chosen.values())
+        refuse(bool(flag[name].present) and not read, f"--{name}: nothing in {', '.join(chosen)} depends on it")
     with cache.resumable(out, cache_settings(model, split.source, chosen, ladder, flag.protocol)) as partial:
         devices.on_first_process(lambda: results.check_free(out, flag.overwrite), str(out), "give another --out")  # again: now it is locked
         evaluation.cache = partial
@@ -77,6 +84,7 @@ def check_flags(flag: Any) -> None:
     from experiments.runtime.errors import refuse
 
     refuse(flag.batch_size is not None and flag.batch_size < 1, f"--batch_size={flag.batch_size} must be positive")
+    refuse(bool(flag["classes"].present) and "" in (flag.classes or [""]), "--classes: a name is empty: give classes, separated by commas")
     given = [name for name in ("workdir", "weights", "model") if flag[name].value]
     refuse(len(given) != 1, "give one of --workdir of a training, --weights FILE.pkl, or --model package.module:make")
     refuse(flag.dataset is not None and flag.workdir is not None, "--dataset goes with --weights or --model: a workdir knows its own")

@@ -36,10 +36,14 @@ def quickstart(workdir: pathlib.Path, tiny: bool = False) -> "list[Result]":
     from experiments.evaluation.samples import attacked_samples, unforeseen_samples
     from experiments.reports import figures, samples
     from experiments.runtime import storage
+    from experiments.runtime.errors import refuse
     from experiments.runtime.models import from_workdir
     from experiments.training.loop import train
 
     results, shown = [], {}
+    folders, files = [workdir, *(workdir / name for name in (*METHODS, "figures"))], [workdir / "results.json"]
+    for place, wrong in [*((place, place.is_file()) for place in folders), *((place, place.is_dir()) for place in files)]:
+        refuse(wrong, f"{place} is in the way: move it away, or give another --workdir")
     for method in METHODS:
         train(base.load_config(f"digits:{method},tiny" if tiny else f"digits:{method}"), str(workdir / method))
         model = from_workdir(str(workdir / method))
@@ -68,7 +72,7 @@ def evaluated(model: "EvaluatedModel", file: pathlib.Path, num_examples: int | N
 
     if file.exists():
         result = results.read_result(file)
-        if result.provenance["checkpoint"]["sha256"] == model.provenance["checkpoint"]["sha256"]:
+        if (result.provenance.get("checkpoint") or {}).get("sha256") == model.provenance["checkpoint"]["sha256"]:
             return result
         raise UserError(f"{file} is not the result of the checkpoint beside it: move it away, or give another --workdir")
     split = data.load_split(model.dataset, "test")

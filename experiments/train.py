@@ -23,14 +23,16 @@ from experiments.runtime.flags import define_data_dir, define_process_flags, run
 def main() -> None:
     """Parses flags and trains the network."""
     from experiments.configs import base
-    from experiments.runtime import devices
+    from experiments.runtime import devices, provenance
     from experiments.runtime.signals import stop_requests
     from experiments.training.loop import train
 
     flag = flags.FLAGS
     config = base.load_config(flag.config, flag.config_override)
     base.validate_config(config)
-    devices.start(flag.coordinator, flag.num_processes, flag.process_id, config.batch_size)
+    settings = {f"config.{name}": repr(value) for name, value in base.flat(base.plain_config(config)).items()}
+    where = (flag.coordinator, flag.num_processes, flag.process_id)
+    devices.start(*where, config.batch_size, timeout=flag.timeout, settings=settings | provenance.versions())
     if flag.coordinator is not None:  # one process alone must not stop
         train(config, flag.workdir, flag.data_dir, flag.extend, from_step=flag.from_step)
         return

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.runtime import devices
+from experiments.runtime import devices, processes
 from experiments.runtime.errors import UserError
 
 
@@ -82,8 +82,10 @@ def test_processes_of_one_run_keep_a_device_each(monkeypatch):
     asked = {}
     monkeypatch.delenv("XLA_FLAGS")
     monkeypatch.setattr(jax.config, "update", asked.__setitem__)
-    monkeypatch.setattr(jax.distributed, "initialize", lambda *_: None)
-    devices.start("localhost:1", 2, 0, 128)
+    joined = []
+    monkeypatch.setattr(processes, "join", lambda *arguments: joined.append(arguments))
+    devices.start("localhost:1", 2, 0, 128, timeout=7, settings={"a": "1"})
+    assert joined == [("localhost:1", 2, 0, 7, {"a": "1"})]
     assert asked == {"jax_cpu_collectives_implementation": "gloo"}
 
 
@@ -112,11 +114,15 @@ def test_shard_splits_any_axis():
 
 
 def test_a_coordinator_that_does_not_answer_is_named(monkeypatch):
-    def refuse(*_):
-        raise RuntimeError("DEADLINE_EXCEEDED:\n  no answer")
+    said = iter(["DEADLINE_EXCEEDED:\n  no answer", "something\n  else"])
+
+    def refuse(*_, **options):
+        assert options == {"initialization_timeout": 7}
+        raise RuntimeError(next(said))
 
     monkeypatch.setattr(jax.distributed, "initialize", refuse)
-    with pytest.raises(
-        UserError, match=r"--coordinator=localhost:1: could not connect to the coordinator \(DEADLINE_EXCEEDED: no answer\)"
-    ):
-        devices.start("localhost:1", 2, 0)
+    monkeypatch.setattr(processes, "_quiet_runtime", lambda: None)
+    monkeypatch.setattr(processes, "reach", lambda *_: None)
+    for message in (r"not all 2 processes came after 7 seconds \(--timeout\)", r"could not connect to the coordinator \(something else\)"):
+        with pytest.raises(UserError, match=f"--coordinator=localhost:1: {message}"):
+            devices.start("localhost:1", 2, 0, timeout=7)

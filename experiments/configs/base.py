@@ -4,18 +4,18 @@ A config is an `ml_collections.ConfigDict` of plain values. Validation, the comp
 to continue a run with other values, and the help of the command line all come from `FIELDS`.
 """
 
-import contextlib
-import importlib.util
+import difflib
 import json
 import math
-import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ml_collections
 
 from experiments import data
 from experiments.configs import options
+from experiments.configs.files import get_config_of, user_code
 from experiments.configs.old_configs import converted
 from experiments.data.augmentations import AUGMENTATIONS, MIXTURES
 from experiments.runtime.calls import as_call, call_of, calls_of
@@ -103,9 +103,9 @@ FIELDS: dict[str, Field] = {
     "checkpoint_every": Field(1_000, integer(1), "steps between checkpoints, each with a validation", decides=False),
     "log_every": Field(100, integer(1), "steps between lines of the log", decides=False),
     "keep_last": Field(2, integer(1), "checkpoints kept, besides the one with the best robust validation accuracy", decides=False),
-    "validation.num_examples": Field(500, integer(1), "the first of the validation split"),
+    "validation.num_examples": Field(500, integer(1), "the first of the validation split", decides=False),
     "validation.attack_steps": Field(10, integer(1), "of eps / 4, on the cross-entropy, from one random start"),
-    "evaluation.eps": Field((0.0, 0.05, 0.1, 0.2, 0.3, 0.35, 0.4), several(number()), "eps ladder of the evaluation", decides=False),
+    "evaluation.eps": Field((0.0, 0.05, 0.1, 0.2, 0.3, 0.35, 0.4), several(number(), 1), "eps ladder of the evaluation", decides=False),
 }
 
 CALLS = ("optimizer", "schedule", "mix")  # fields that name a function with keyword arguments
@@ -160,14 +160,22 @@ def load_config(given: str, overrides: Sequence[str] = ()) -> ml_collections.Con
       UserError: if the file, a field or a value is wrong.
     """
     path, _, variant = given.partition(":")
-    get_config = _get_config_of(path)
+    get_config = get_config_of(path)
     for override in overrides:
         refuse("=" not in override, f"--config.{override}: give a value, as in --config.{override}=VALUE")
     pairs = dict(override.split("=", 1) for override in overrides)
     if "method" in pairs:
+        refuse(
+            not re.fullmatch(r"[^,\s]+", pairs["method"]),
+            f"config.method = {pairs['method']!r}: give the name of a method, and nothing else",
+        )
         variant = ",".join([pairs.pop("method"), *variant.split(",")[1:]])
     with user_code(path):
         config = get_config(variant)
+    made = isinstance(config, ml_collections.ConfigDict)
+    missing = [name for name in FIELDS if name not in flat(config.to_dict())] if made else ["fields at all"]
+    wrong = f"--config {path}: get_config(variant) must return what experiments.configs.base.make returns, this one has no {missing[:1]}"
+    refuse(bool(missing) or not isinstance(config.get("defense"), ml_collections.ConfigDict), wrong)
     refuse_lengths_of_another_norm(config.attack.norm, pairs.get("attack.norm", config.attack.norm), pairs)
     for field, text in pairs.items():
         kind = _kind_of(field, config)
@@ -182,40 +190,16 @@ def load_config(given: str, overrides: Sequence[str] = ()) -> ml_collections.Con
     return config
 
 
-@contextlib.contextmanager
-def user_code(path: str) -> Iterator[None]:
-    """A `UserError` for whatever the code of a config file raises."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise UserError(f"--config {path}: running it raised {type(error).__name__}: {one_line(error)}") from error
-
-
-def _get_config_of(path: str) -> Callable[[str], ml_collections.ConfigDict]:
-    here = pathlib.Path(__file__).parent
-    names = sorted(file.stem for file in here.glob("*.py") if not {"__init__", "base", "options", "old_configs"} & {file.stem})
-    file = pathlib.Path(path)
-    if not file.is_file() and file.stem in names and path in (file.stem, f"experiments/configs/{file.stem}.py"):
-        file = here / f"{file.stem}.py"  # also where the project is installed, and the current folder is another
-    refuse(not file.is_file(), f"--config: there is no file {path!r}; the configs that come with the project are {', '.join(names)}")
-    spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
-    refuse(spec is None or spec.loader is None, f"--config: {path!r} is not a Python file")
-    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
-    with user_code(path):
-        spec.loader.exec_module(module)  # type: ignore[union-attr]
-    refuse(not hasattr(module, "get_config"), f"--config {path}: it has no function get_config(variant)")
-    return module.get_config
-
-
 def _kind_of(field: str, config: ml_collections.ConfigDict) -> Kind:
     if field.startswith("defense."):
         kinds = options.kinds(find(DEFENSES, config.method, "method"))
         name = field.removeprefix("defense.")
         refuse(name not in kinds, f"config.{field}: the method {config.method} takes {options.in_words(kinds)}")
         return kinds[name]
-    refuse(field not in FIELDS, f"the config has no field {field!r}: there are {', '.join(FIELDS)}, and defense.OPTION of the method")
+    near = difflib.get_close_matches(field, [*FIELDS, *(name.rpartition(".")[2] for name in FIELDS)], 1)
+    meant = f"; did you mean {next(name for name in FIELDS if name.endswith(near[0]))}?" if near else ""
+    known = f"there are {', '.join(FIELDS)}, and defense.OPTION of the method"
+    refuse(field not in FIELDS, f"the config has no field {field!r}: {known}{meant}")
     return FIELDS[field].kind
 
 
@@ -332,7 +316,12 @@ def defense_of(config: ml_collections.ConfigDict, **computed: Any) -> Defense:
     computed: keyword-only parameters of the row, where it has them.
     """
     row = find(DEFENSES, config.method, "method")
-    return row(**config.defense, **{name: value for name, value in computed.items() if name in options.keyword_only(row)})
+    made = row(**config.defense, **{name: value for name, value in computed.items() if name in options.keyword_only(row)})
+    refuse(
+        not isinstance(made, Defense),
+        f"config.method = {config.method!r}: it must return an irob.defenses.Defense, not a {type(made).__name__}",
+    )
+    return made
 
 
 def _map_methods() -> list[str]:

@@ -4,11 +4,20 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from experiments.runtime.errors import UserError
 from experiments.runtime.values import Kind, kind_like
 
 
 def defaults(row: Callable[..., Any]) -> dict[str, Any]:
-    """The options of a method with their defaults."""
+    """The options of a method with their defaults.
+
+    Raises:
+      UserError: if it is not a function with named parameters.
+    """
+    try:
+        inspect.signature(row)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"the method {row!r:.60} is not a function whose parameters are its options") from error
     return {
         name: parameter.default for name, parameter in inspect.signature(row).parameters.items() if parameter.kind != parameter.KEYWORD_ONLY
     }

@@ -5,6 +5,7 @@
 """
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from experiments.data.npz import read_npz
 from experiments.data.restricted_imagenet import IMAGENET_GROUPS, load_restricted_imagenet
 from experiments.data.splits import Images, Split, Stream, digest, to_unit
 from experiments.data.tfds_sets import in_memory
-from experiments.runtime.errors import UserError, refuse
+from experiments.runtime.errors import UserError, one_line, refuse
 from experiments.runtime.names import find
 
 __all__ = ["DATASETS", "Dataset", "Images", "Split", "Stream", "find_dataset", "load_split", "to_unit"]
@@ -74,8 +75,9 @@ def find_dataset(name: str) -> Dataset:
       UserError: if there is none; it lists them.
     """
     kind, _, place = name.partition(":")
-    if kind in SOURCES and place:
-        return SOURCES[kind](place)
+    if kind in SOURCES and name != kind:
+        refuse(not place, f"data set {name!r}: say which, as in {kind}:{'NAME' if kind == 'tfds' else 'PATH'}")
+        return SOURCES[kind](place if kind == "tfds" else os.path.expanduser(place))
     found = find(DATASETS, name, "data set")
     return found if isinstance(found, Dataset) else of_function(name, found)
 
@@ -85,7 +87,15 @@ def arrays_of(
     name: str, function: Callable[[str], Any], split: str, classes: tuple[str, ...] | None = None
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """What a function of one's own returns of a split, checked. classes: of the training split, where it is another one."""
-    arrays = function(split)
+    try:
+        arrays = function(split)
+    except UserError:
+        raise
+    except Exception as error:  # whatever one's own function raises
+        what = f"{type(error).__name__}: {one_line(error)}"
+        raise UserError(
+            f"data set {name!r}: calling it with {split!r} raised {what}; it must be a function of the name of a split"
+        ) from error
     refuse(
         not isinstance(arrays, tuple) or len(arrays) not in (2, 3),
         f"data set {name!r}: of a split it must return (images, labels) or (images, labels, classes), got {type(arrays).__name__}",
@@ -125,4 +135,9 @@ def load_split(name: str, split: str, data_dir: str | None = None) -> Split:
     Raises:
       UserError: for an unknown name, or data that is not there.
     """
+    missing = data_dir is not None and not os.path.isdir(data_dir)
+    refuse(
+        missing,
+        f"there is no folder {data_dir} (--data_dir): run python -m experiments.prepare_data --dataset {name} --data_dir {data_dir}",
+    )
     return find_dataset(name).load(split, data_dir)

@@ -38,9 +38,15 @@ def checked(arrays: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, tuple[str, 
         raise ValueError(f"images must be uint8, or floats in [0, 1], got {images.dtype}")
     if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"labels must be {len(images)} whole numbers, one for each image, got {labels.dtype} of shape {labels.shape}")
+    if int(labels.max(initial=0)) >= max(10_000, 10 * len(labels)):
+        raise ValueError(f"labels must be in 0 .. C - 1, got {labels.max()} among {len(labels)} of them: number the classes without gaps")
+    if "classes" in arrays and np.ndim(arrays["classes"]) != 1:
+        raise ValueError(f"classes must be names [C], got shape {np.shape(arrays['classes'])}")
     classes = tuple(map(str, arrays["classes"])) if "classes" in arrays else tuple(map(str, range(int(labels.max()) + 1)))
     if labels.min() < 0 or labels.max() >= len(classes):
         raise ValueError(f"labels must be in 0 .. {len(classes) - 1}, got {labels.min()} .. {labels.max()}")
+    if len(set(classes)) < len(classes):
+        raise ValueError(f"classes must have names of their own, {max(classes, key=classes.count)!r} is there twice")
     if len(classes) < 2:
         raise ValueError(f"labels must name at least 2 classes, got {len(classes)}")
     return images, labels.astype(np.int32), classes

@@ -27,6 +27,11 @@ class ResultCache:
         self.written = time.monotonic()
         for file in sorted(directory.glob("*.npz")) if directory else ():
             arrays = storage.read_arrays(file)
+            lengths = {array.shape[:1] for name, array in arrays.items() if name != "name"}
+            refuse(
+                not {"name", "indices"} <= set(arrays) or len(lengths) != 1,
+                f"{file} is not what this command writes: delete {directory}, or give another --out",
+            )
             self.known[str(arrays.pop("name"))] = arrays
 
     def read(self, name: str) -> dict[str, np.ndarray]:

@@ -31,6 +31,7 @@ class Measure(NamedTuple):
     check: `(evaluation, options)`, raises a `UserError` for options that do not fit the model, before anything is measured.
     tables: `(title, entries) -> tables` of the report; None for one table of `columns`.
     figures: `(entries, class names) -> pictures` of the report.
+    reads: which of the flags eps, norm and seed change what it measures.
     """
 
     title: str
@@ -42,6 +43,7 @@ class Measure(NamedTuple):
     check: Callable[[Evaluation, Any], None] = lambda evaluation, options: None
     tables: Callable[[str, Sequence[Entry]], list[Table]] | None = None
     figures: Callable[[Sequence[Entry], Sequence[str]], list[Picture]] = lambda entries, classes: []
+    reads: tuple[str, ...] = ("eps", "norm", "seed")
 
 
 # Columns that most measures share.

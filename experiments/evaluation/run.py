@@ -17,6 +17,7 @@ from experiments.reports.results import MeasureInfo, Result
 from experiments.runtime import devices, provenance
 from experiments.runtime.errors import refuse, warn
 from experiments.runtime.names import find
+from experiments.runtime.process import drop_old_programs
 
 
 class Chosen(NamedTuple):
@@ -78,6 +79,7 @@ def run_measures(evaluation: Evaluation, chosen: Mapping[str, Chosen], protocol:
       chosen: from `choose_measures`.
       protocol: for the record.
     """
+    drop_old_programs()
     started = time.monotonic()
     check_measures(evaluation, chosen, protocol)
     records: list[Record] = []

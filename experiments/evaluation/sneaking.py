@@ -80,7 +80,7 @@ class SneakingOptions(MeasureOptions):
     """
 
     budgets: tuple[float, ...] = option((1.5, 2.0, 3.0, 4.0), _budgets(), "multiples of the smallest eps that changes the prediction")
-    num_steps: int = option(60, integer(1), "steps of each attack")
+    num_steps: int = option(60, integer(1, limit=10**6), "steps of each attack")
     step_sizes: str = "0.2, 0.06, 0.02 eps"
     best_iterate: bool = True
     warm_start: bool = True

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -55,7 +56,7 @@ def read_entries(inputs: Sequence[str]) -> list[Entry]:
       UserError: for a file that is not a complete result, two results of the same measurement, or none at all.
     """
     files = [file for given in inputs for file in _result_files(pathlib.Path(given))]
-    loaded = {file.resolve(): results.read_result(file) for file in files}
+    loaded = {pathlib.Path(os.path.realpath(file)): results.read_result(file) for file in files}
     refuse(
         not loaded, f"there are no result files in {', '.join(inputs) or 'nothing'}: give --inputs FILE.json or directories that hold some"
     )

@@ -58,6 +58,8 @@ def record_from(flat: Mapping[str, Any]) -> Record:
       TypeError: if one is not what it must be.
     """
     value, n = flat["value"], flat["n"]
+    if flat["ci95"] is not None and (not isinstance(flat["ci95"], list | tuple) or len(flat["ci95"]) != 2):
+        raise TypeError(f"an interval of two numbers, not {flat['ci95']!r:.40}")
     if isinstance(n, bool) or not isinstance(n, int) or n < 0:
         raise TypeError(f"an n that is a count, not {n!r}")
     numbers = [value, *(flat["ci95"] or ())]
@@ -74,6 +76,11 @@ def record_from(flat: Mapping[str, Any]) -> Record:
     settings = {key: value for key, value in flat.items() if key not in OWN_FIELDS}
     ci95 = None if flat["ci95"] is None else tuple(flat["ci95"])
     return Record(flat["measure"], flat["metric"], flat["n"], flat["value"], ci95, settings)
+
+
+def without_gradient(count: int) -> dict[str, int]:
+    """The setting that says how many images withstood attacks that had no gradient; none where there are none."""
+    return {"without_gradient": count} if count else {}
 
 
 def hidden_gradients(record: Record) -> str:

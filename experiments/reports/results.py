@@ -12,7 +12,7 @@ from experiments.reports.old_results import from_schema_2, renamed_arrays
 from experiments.reports.records import Record, record_from
 from experiments.runtime import storage
 from experiments.runtime.checkpoints import json_digest
-from experiments.runtime.errors import UserError, refuse
+from experiments.runtime.errors import UserError, refuse, warn
 
 SCHEMA = 3
 
@@ -123,14 +123,28 @@ def read_result(file: pathlib.Path) -> Result:
         lacking = [part for part in parts if content.get(name) is not None and part not in content[name]]
         refuse(bool(lacking), f"{file} is not a complete result file ({name} has no {lacking[:1]}): measure again")
     try:
-        measures = {name: MeasureInfo(**info) for name, info in content["measures"].items()}
+        measures = {name: _measure_info(name, info) for name, info in content["measures"].items()}
         records = [record_from(flat) for flat in content["records"]]
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError(f"{file} is not a complete result file (a record or a measure lacks {error}): measure again") from error
+    refuse(not measures or not records, f"{file} is not a complete result file (it holds no measure or no record): measure again")
+    refuse(isinstance(content["seed"], bool), f"{file} is not a complete result file (seed is {content['seed']}): measure again")
     refuse(altered, f"{file} is not as it was written (its checksum differs): measure again")
     provenance = {key: value for key, value in content.items() if key not in OWN_FIELDS}
     names = {key: content[key] for key in ("method", "dataset", "protocol", "seed")}
     return Result(**names, measures=measures, records=records, data=content["data"], provenance=provenance, schema=schema)
+
+
+def _measure_info(name: str, info: Any) -> MeasureInfo:
+    """How a measure was made.
+
+    Raises:
+      TypeError: if a field is missing, or not what it must be.
+    """
+    kinds = {"n": int, "description": str, "settings": dict}
+    if not isinstance(info, dict) or set(info) != set(kinds) or not all(isinstance(info[key], kind) for key, kind in kinds.items()):
+        raise TypeError(f"the n, description and settings of {name}")
+    return MeasureInfo(**info)
 
 
 def read_result_arrays(file: pathlib.Path, result: Result) -> dict[str, np.ndarray]:
@@ -140,9 +154,11 @@ def read_result_arrays(file: pathlib.Path, result: Result) -> dict[str, np.ndarr
       UserError: if they are not those that were written with it.
     """
     arrays = arrays_beside(file)
-    if not arrays.exists():
-        return {}
     written = (result.provenance.get("arrays") or {}).get("sha256")
+    if not arrays.exists():
+        if written:
+            warn(f"{arrays} is missing: what the report shows of single images is left out")
+        return {}
     refuse(storage.checksum(arrays) != written, f"{arrays} is not what was written with {file.name}: measure again")
     found = storage.read_arrays(arrays)
     return renamed_arrays(found) if result.schema == 2 else found
@@ -162,4 +178,6 @@ def check_free(out: pathlib.Path, overwrite: bool) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {out} cannot be written ({error.strerror or error}): choose another") from error
-    refuse(not os.access(out.parent, os.W_OK) or out.is_dir(), f"--out {out} cannot be written: choose another")
+    for file in (out, arrays_beside(out)):
+        refuse(file.is_dir(), f"--out {out}: {file} is a folder: choose another")
+    refuse(not os.access(out.parent, os.W_OK), f"--out {out} cannot be written: choose another")

@@ -82,8 +82,10 @@ def parsed(text: str) -> Call:
         call = ast.parse(f"f({arguments or ''})", mode="eval").body
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args or not all(k.arg for k in call.keywords):
             raise ValueError(MUST)
+        if len({keyword.arg for keyword in call.keywords}) < len(call.keywords):
+            raise ValueError(f"{MUST}; each argument once")
         return name, {str(keyword.arg): _literal(keyword.value) for keyword in call.keywords}
-    except (SyntaxError, TypeError, ZeroDivisionError) as error:
+    except (SyntaxError, TypeError, ZeroDivisionError, RecursionError, MemoryError) as error:
         raise ValueError(MUST) from error
 
 
@@ -94,7 +96,10 @@ def _literal(node: ast.expr) -> Any:
         return {"true": True, "false": False, "none": None}.get(node.id, node.id)
     if isinstance(node, ast.Dict):
         return {str(ast.literal_eval(key)): _literal(value) for key, value in zip(node.keys, node.values, strict=True) if key}
-    return ast.literal_eval(node)
+    try:
+        return ast.literal_eval(node)
+    except ValueError as error:
+        raise ValueError(f"{MUST}; values are numbers, fractions, true, false, none, texts or dictionaries of them") from error
 
 
 def check_options(function: Callable[..., Any], name: str, options: Mapping[str, Any], given: Sequence[str] = ()) -> None:

@@ -42,7 +42,7 @@ class Checkpoints:
         if read_only and not self.directory.is_dir():
             raise UserError(f"there are no checkpoints in {workdir}: train there first, or give the --workdir of a run")
         if not read_only:
-            self._mend_scores()
+            self._restore_scores()
         policy = preservation_policy.AnyPreservationPolicy(
             [
                 preservation_policy.LatestN(n=keep_last),
@@ -82,7 +82,7 @@ class Checkpoints:
     def _writing(self) -> contextlib.AbstractContextManager[None]:
         return self._one_line(
             f"a checkpoint cannot be written to {self.directory}",
-            "those that are complete are kept: free space or mend the place, then the same command resumes",
+            "those that are complete are kept: free some space, or repair the place; then the same command resumes",
         )
 
     def steps(self) -> list[int]:
@@ -91,7 +91,7 @@ class Checkpoints:
 
     def save(self, step: int, state: Any, metadata: dict[str, Any], metrics: dict[str, float] | None) -> None:
         """Starts writing a checkpoint; `metrics[SCORE]` decides which one is best. None: it is never the best."""
-        whole = {**metadata, "scores": metrics, "sha256": checksums(state), "shapes": shapes(state)}
+        whole = {**metadata, "step": step, "scores": metrics, "sha256": checksums(state), "shapes": shapes(state)}
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(_by_field(state)),
             metadata=ocp.args.JsonSave({**whole, "metadata_sha256": json_digest(whole)}),
@@ -141,7 +141,7 @@ class Checkpoints:
     def _scores_file(self, step: int | str) -> pathlib.Path:
         return self.directory / str(step) / "metrics" / "metrics"
 
-    def _mend_scores(self) -> None:
+    def _restore_scores(self) -> None:
         """Writes anew the files of scores that are damaged, which orbax reads all at once, from the metadata, which have them, too."""
         for step in [path.name for path in self.directory.glob("*") if path.name.isdecimal()]:
             file = self._scores_file(step)
@@ -217,6 +217,8 @@ class Checkpoints:
         rest = {name: part for name, part in found.items() if name != "metadata_sha256"}
         if found.get("metadata_sha256", json_digest(rest)) != json_digest(rest):
             raise self._damaged(step, "its metadata (the config, checksums, data) are not those that were written")
+        if found.get("step", step) != step:
+            raise self._damaged(step, f"it is of step {found['step']}, and its folder has another name")
         return found
 
     def _damaged(self, step: int, what: str) -> UserError:

@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +15,8 @@ import numpy as np
 from flax import jax_utils
 from jax.experimental import multihost_utils
 
-from experiments.runtime.errors import UserError, one_line
+from experiments.runtime import processes
+from experiments.runtime.errors import UserError
 from experiments.runtime.plan import MIN_IMAGES_PER_CPU_DEVICE
 
 AXIS = "devices"
@@ -50,31 +51,40 @@ def use_cores(*batches: int, even: bool = True) -> None:
     os.environ["XLA_FLAGS"] = f"{COLLECTIVE_TIMEOUT_FLAGS} {flags}".strip()
 
 
-def start(coordinator: str | None, num_processes: int, process_id: int, *batches: int, even: bool = True) -> None:
+def start(
+    coordinator: str | None,
+    num_processes: int,
+    process_id: int,
+    *batches: int,
+    even: bool = True,
+    timeout: int = 300,
+    settings: Mapping[str, str] | None = None,
+) -> None:
     """Joins the processes of one run. Call it before anything else uses a device. A process on its own takes `use_cores(*batches, even)`.
 
     Args:
       coordinator: None for a single process; "auto" on TPU pods and clusters that JAX recognizes; otherwise "host:port" of process 0.
       num_processes, process_id: how many there are and which one this is; unused with "auto".
       batches, even: as in `use_cores`; several processes keep one CPU device each.
+      timeout, settings: of `processes.join`.
+
+    Raises:
+      UserError: for flags that do not fit together, and as `processes.join`.
     """
     if coordinator is None:
         if num_processes != 1 or process_id != 0:
             raise UserError("--num_processes and --process_id need --coordinator host:port (or auto), the address of process 0")
         use_cores(*batches, even=even)
         return
+    if num_processes < 1:
+        raise UserError(f"--num_processes={num_processes} must be at least 1")
     if coordinator != "auto" and not 0 <= process_id < num_processes:
         raise UserError(f"--process_id={process_id} must be in 0..{num_processes - 1}, one for each of the --num_processes={num_processes}")
-    if coordinator != "auto" and not re.fullmatch(r".+:\d{1,5}", coordinator):
-        raise UserError(f"--coordinator={coordinator}: must be auto, or host:port of process 0")
+    port = re.fullmatch(r"[^:]+:([0-9]{1,5})", coordinator)
+    if coordinator != "auto" and not (port and 1 <= int(port[1]) <= 65535):
+        raise UserError(f"--coordinator={coordinator}: must be auto, or host:port of process 0 with a port in 1..65535")
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    try:
-        if coordinator == "auto":
-            jax.distributed.initialize()
-        else:
-            jax.distributed.initialize(coordinator, num_processes, process_id)
-    except (ValueError, RuntimeError) as error:
-        raise UserError(f"--coordinator={coordinator}: could not connect to the coordinator ({one_line(error)})") from error
+    processes.join(coordinator, num_processes, process_id, timeout, settings or {})
 
 
 def is_first_process() -> bool:

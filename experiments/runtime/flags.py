@@ -3,12 +3,15 @@
 import os
 import re
 import sys
+import tempfile
 import threading
+import traceback
 from collections.abc import Callable, Sequence
+from types import ModuleType
 
 from absl import app, flags, logging
 
-from experiments.runtime.errors import Stopped, UserError, refuse
+from experiments.runtime.errors import Stopped, UserError, one_line, refuse
 from experiments.runtime.process import keep_compiled_programs, keep_freed_memory
 
 
@@ -35,6 +38,8 @@ def run_command(main: Callable[[], None], positional: str | None = None, define:
     def guarded(_: Sequence[str]) -> None:
         try:
             main()
+            if (processes := _processes()) is not None:
+                processes.leave()
         except UserError as error:
             fail(str(error))
         except OSError as error:
@@ -46,6 +51,12 @@ def run_command(main: Callable[[], None], positional: str | None = None, define:
             sys.exit(stopped.code)
         except KeyboardInterrupt:
             fail("interrupted; what was written is kept", code=130)
+        except Exception as error:  # no mistake
+            if (processes := _processes()) is not None and processes.joined():
+                processes.wait_for_reason()  # most likely another process is gone that is known: one line all the same, and what a developer needs
+            with tempfile.NamedTemporaryFile("w", prefix="irob-", suffix=".txt", delete=False) as file:
+                traceback.print_exc(file=file)
+            fail(f"{type(error).__name__}: {one_line(error, 300)} (unexpected: the traceback is in {file.name})", code=1)
 
     app.run(guarded, flags_parser=lambda argv: _parse(argv, positional))
 
@@ -55,6 +66,7 @@ def define_process_flags() -> None:
     flags.DEFINE_string("coordinator", None, "several processes: host:port of process 0, or auto on TPU pods")
     flags.DEFINE_integer("num_processes", 1, "how many processes there are")
     flags.DEFINE_integer("process_id", 0, "which one this is")
+    flags.DEFINE_integer("timeout", 300, "several processes: seconds to wait for all of them to come", lower_bound=1)
 
 
 def define_data_dir() -> None:
@@ -82,14 +94,18 @@ def place(text: str, flag: str) -> str:
       UserError: if it is empty, not on this machine, or cannot be a name.
     """
     refuse(not text.strip(), f"--{flag} is empty: give a path")
-    remote = re.match(r"(\w+)://", text)
+    remote = re.match(r"(\w{2,}):/", text)
     refuse(
         remote is not None,
-        f"--{flag}={text}: only folders of this machine (or mounted there) are read and written, not {text.split('://')[0]}://",
+        f"--{flag}={text}: only folders of this machine (or mounted there) are read and written, not {text.split(':/')[0]}://",
     )
     longest = max(len(part.encode()) for part in text.split("/"))
     refuse(longest > 240 or "\0" in text, f"--{flag}: a name of {longest} bytes is too long for a file")
-    return os.path.expanduser(text)
+    expanded = os.path.expanduser(text)
+    refuse(
+        expanded.startswith("~"), f"--{flag}={text}: there is no user {expanded.split('/')[0][1:]!r} (./{text} is a folder of that name)"
+    )
+    return expanded
 
 
 def config_overrides(argv: Sequence[str]) -> list[str]:
@@ -118,7 +134,7 @@ def _parse(argv: Sequence[str], positional: str | None) -> list[str]:
     try:
         rest = flags.FLAGS(list(argv))
     except flags.Error as error:
-        fail(str(error).splitlines()[0])
+        fail(_readable(str(error).splitlines()[0]))
     if positional:
         flags.FLAGS[positional].value = list(flags.FLAGS[positional].value or []) + rest[1:]
     elif len(rest) > 1:
@@ -139,8 +155,25 @@ def _parse(argv: Sequence[str], positional: str | None) -> list[str]:
     return rest
 
 
+def _readable(message: str) -> str:
+    """What absl says of a flag, for a user."""
+    message = re.sub(r"invalid literal for int\(\) with base 10: .*", "must be a whole number", message)
+    message = re.sub(r"\('Non-boolean argument to boolean flag', (.*)\)", "must be true or false", message)
+    return re.sub(r"flag (--\w+)=None: Flag --\w+ must have a value other than None\.", r"\1 is missing: give it a value", message)
+
+
 def fail(message: str, code: int = 2) -> None:
     """Prints one line on stderr and exits."""
     threading.excepthook = lambda _: None  # theirs, which would say the same in many lines
     print(f"error: {message}", file=sys.stderr)
+    if (processes := _processes()) is not None and processes.joined():
+        processes.leave(message)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # the runtime would wait for the others
     sys.exit(code)
+
+
+def _processes() -> ModuleType | None:
+    """`experiments.runtime.processes`, where it was needed: it imports JAX."""
+    return sys.modules.get("experiments.runtime.processes")

@@ -14,6 +14,7 @@ from flax import nnx
 
 from experiments import data
 from experiments.configs import base
+from experiments.runtime import storage
 from experiments.runtime.checkpoints import Checkpoints, fingerprint
 from experiments.runtime.errors import UserError, one_line, refuse, warn
 from experiments.runtime.names import find
@@ -109,10 +110,19 @@ def _from_checkpoint(workdir: str, step: str, parameters: str) -> EvaluatedModel
         restored = checkpoints.restore_params(step, network.initial_params(config.seed), PARTS[parameters])
     checkpoint = {"workdir": str(workdir), "step": restored.step, "sha256": metadata["sha256"], "versions": metadata["versions"]}
     provenance = {"network": config.network, "checkpoint": checkpoint, "config": metadata["config"]}
-    ladder = tuple(config.evaluation.eps)
+    ladder = _current_ladder(pathlib.Path(workdir), config)
     name = config.method if parameters == "raw" else f"{config.method} ({parameters})"
     provenance |= {} if parameters == "raw" else {"parameters": parameters}
     return EvaluatedModel(name, network, restored.state, config.dataset, config.attack.norm, ladder, config.seed, provenance)
+
+
+def _current_ladder(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> tuple[float, ...]:
+    """The ladder of config.json, which may have changed since the checkpoint was written."""
+    try:
+        stored = base.stored_config(storage.read_json(workdir / "config.json"), "config.json")
+    except (OSError, ValueError, UserError):
+        return tuple(config.evaluation.eps)
+    return tuple((stored if stored.attack.norm == config.attack.norm else config).evaluation.eps)
 
 
 def from_weights(file: str, dataset: str | None, force: bool = False) -> EvaluatedModel:

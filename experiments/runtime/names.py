@@ -7,6 +7,10 @@ from typing import Any, TypeVar
 from experiments.runtime.errors import UserError, one_line
 
 T = TypeVar("T")
+NEEDS = {  # kind of thing -> what one's own must have, as the rows of its table have it
+    "map": ("make", "gradients", "by_class"),
+    "norm": ("project", "ascend", "random_point", "length", "diameter", "max_eps"),
+}
 
 
 def find(table: Mapping[str, T], name: str, what: str) -> T:
@@ -24,12 +28,17 @@ def find(table: Mapping[str, T], name: str, what: str) -> T:
         return table[name]
     if ":" not in name:
         raise UserError(f"unknown {what} {name!r}: choose one of {', '.join(table)}, or bring your own as package.module:attribute")
-    return imported(name, what)
+    found = imported(name, what)
+    if lacking := [part for part in NEEDS.get(what, ()) if not hasattr(found, part)]:
+        raise UserError(f"{what} {name!r}: it has no {', '.join(lacking)}, as {', '.join(table)} have")
+    return found
 
 
 def imported(name: str, what: str) -> Any:
     """Imports `package.module:attribute`."""
     module_name, _, attribute = name.partition(":")
+    if not module_name or not attribute:
+        raise UserError(f"{what} {name!r}: give package.module:attribute, both parts of it")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

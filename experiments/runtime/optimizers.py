@@ -17,12 +17,12 @@ Maker = Callable[..., Any]
 
 
 def _makers(first: str) -> dict[str, Maker]:
-    """The functions of optax whose first parameter has this name, and which need no line search."""
+    """The functions of optax whose first parameter has this name, and which need neither a line search nor random numbers."""
     found: dict[str, Maker] = {}
     for name, function in vars(optax).items():
         if inspect.isfunction(function) and not name.startswith(("_", "scale_by")):
             parameters = list(inspect.signature(function).parameters)
-            if parameters[:1] == [first] and "linesearch" not in parameters:
+            if parameters[:1] == [first] and not {"linesearch", "key", "seed"} & set(parameters):
                 found[name] = function
     return found
 

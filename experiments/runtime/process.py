@@ -34,6 +34,24 @@ def keep_compiled_programs() -> None:
             program.unlink(missing_ok=True)
 
 
+MOST_MAPS = 10_000  # of memory; Linux ends at 65,530 by default
+
+
+def drop_old_programs() -> None:
+    """Where many compiled programs are loaded, has JAX forget them all. Those of an earlier training in this process are not used again, and on CPU
+    each holds some maps of memory, of which a process has a limited number.
+    """
+    try:
+        with open("/proc/self/maps", "rb") as maps:
+            count = sum(1 for _ in maps)
+    except OSError:  # another operating system
+        return
+    if count > MOST_MAPS:
+        import jax
+
+        jax.clear_caches()
+
+
 def keep_freed_memory() -> None:
     """Has glibc keep freed memory, in blocks of up to `KEPT_BYTES`. Otherwise blocks above 32 MB go back to the system, which zeroes each page of the
     next one: on CPU a step with many intermediate arrays takes half as long again.

@@ -1,8 +1,11 @@
 """Kinds of values of a config field or a flag: how its text is read, and what it must be."""
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from experiments.runtime.errors import UserError
 from experiments.runtime.names import find
@@ -17,18 +20,20 @@ class Kind(NamedTuple):
     check: Callable[[Any], Any]
 
 
-def integer(least: int = 0, most: int | None = None) -> Kind:
-    """A whole number in least .. most."""
+def integer(least: int = 0, most: int | None = None, limit: int = 2**31 - 1) -> Kind:
+    """A whole number in least .. most; where there is no natural end, up to a limit, by default what 32 bits hold."""
     must = "must be a whole number, " + (f"at least {least}" if most is None else f"from {least} to {most}")
 
     def check(value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or value < least or (most is not None and value > most):
             raise ValueError(must)
+        if most is None and value > limit:
+            raise ValueError(f"{must} and at most {limit}")
         return value
 
     def read(text: str) -> int:
         digits = text.strip().replace("_", "")
-        if not digits.lstrip("+-").isascii() or not digits.lstrip("+-").isdigit() or len(digits) > 18:
+        if not re.fullmatch(r"[+-]?[0-9]{1,4000}", digits):
             raise ValueError(must)
         return check(int(digits))
 
@@ -45,6 +50,10 @@ def number(positive: bool = False, below: float | None = None) -> Kind:
             raise ValueError(NUMBER)
         if not math.isfinite(value) or value < 0 or (positive and value == 0) or (below is not None and value >= below):
             raise ValueError(must)
+        with np.errstate(over="ignore", under="ignore"):
+            rounded = float(np.float32(value))
+        if (positive and not 0 < rounded < math.inf) or (below is not None and rounded >= below):
+            raise ValueError(f"{must}, which {value:g} is not in float32")
         return float(value)
 
     def read(text: str) -> float:

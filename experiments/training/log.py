@@ -23,9 +23,6 @@ class Log:
         import tqdm
 
         self.config, self.writes = config, devices.is_first_process()
-        self.bar = tqdm.tqdm(
-            total=config.num_steps, initial=start, unit="step", desc=f"{config.dataset} {config.method}", disable=not self.writes
-        )
         self.since = (time.monotonic(), start)
         self.under_way: collections.deque[MetricSums] = collections.deque()
         if self.writes:
@@ -34,6 +31,9 @@ class Log:
             storage.save_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
             self.file = self.path.open("a")
             self.board = tensorboardX.SummaryWriter(str(directory / "tensorboard"), purge_step=start + 1)
+        self.bar = tqdm.tqdm(
+            total=config.num_steps, initial=start, unit="step", desc=f"{config.dataset} {config.method}", disable=not self.writes
+        )
 
     def __enter__(self) -> "Log":
         return self
@@ -82,7 +82,7 @@ class Log:
         for line in lines:
             try:
                 found = json.loads(line)
-            except json.JSONDecodeError:  # a line that was being written when the run was killed
+            except (json.JSONDecodeError, RecursionError):  # a line that was being written when the run was killed
                 break
             if isinstance(found, dict) and isinstance(found.get("step"), int):
                 parsed.append(found)

@@ -21,13 +21,14 @@ from experiments.runtime.errors import UserError, one_line, refuse, warn
 from experiments.runtime.models import build_network, params_from
 from experiments.runtime.names import find
 from experiments.runtime.plan import current_plan
+from experiments.runtime.process import drop_old_programs
 from experiments.runtime.signals import stopped_by
 from experiments.training.augment import check_augmentation
 from experiments.training.log import Log
 from experiments.training.recipe import check_recipe, eps_at
 from experiments.training.step import MetricSums, TrainState, initial_state, make_step, zero_metrics
 from experiments.training.validation import validation_scores
-from experiments.training.workdir import locked_workdir, refuse_changes
+from experiments.training.workdir import locked_workdir, refuse_changes, refuse_other_runs
 from irob.defenses import Defense
 from irob.maps import EXPLAINERS, READOUTS, shape_of_maps
 from irob.models import LinenModel, OwnModel
@@ -57,6 +58,9 @@ def train(
       Stopped: if it was asked to stop.
       UserError: for a config, workdir or data set that cannot be used, and for a loss that is not finite (the last good checkpoint is kept).
     """
+    drop_old_programs()
+    base.validate_config(config, devices.num_devices())
+    refuse_other_runs(pathlib.Path(workdir), base.plain_config(config), extend)  # before the work of the rest
     network, defense, params, split, validation = _prepared(config, workdir, data_dir)
     with locked_workdir(workdir, config, extend) as directory, Checkpoints(directory, config.keep_last) as checkpoints:
         if from_step is not None:
@@ -110,7 +114,6 @@ class Prepared(NamedTuple):
 
 def _prepared(config: ml_collections.ConfigDict, workdir: str, data_dir: str | None) -> Prepared:
     """Checks everything that can be checked before the workdir is touched, and says what is odd."""
-    base.validate_config(config, devices.num_devices())
     network = build_network(config)
     defense = base.defense_of(config, chunk=current_plan().path_chunk)
     params = network.initial_params(config.seed)

@@ -10,7 +10,7 @@ import ml_collections
 
 from experiments.configs import base
 from experiments.runtime import devices, storage
-from experiments.runtime.errors import UserError, one_line
+from experiments.runtime.errors import UserError, one_line, refuse
 
 
 @contextlib.contextmanager
@@ -27,33 +27,46 @@ def locked_workdir(workdir: str, config: ml_collections.ConfigDict, extend: bool
 
 def _claim(directory: pathlib.Path, wanted: dict[str, Any], held: contextlib.ExitStack, extend: bool) -> None:
     """Locks a workdir while `held` is open, and stores the config or compares it with the one there."""
+    for name, wrong in (("checkpoints", "is_file"), ("tensorboard", "is_file"), ("metrics.jsonl", "is_dir"), ("config.json", "is_dir")):
+        kind = "file" if wrong == "is_file" else "folder"
+        refuse(getattr(directory / name, wrong)(), f"{directory / name} is a {kind}: move it away, or use another --workdir")
     directory.mkdir(parents=True, exist_ok=True)
     held.callback(storage.lock(directory, f"another training is running in {directory}: wait for it, or use another --workdir").release)
-    _refuse_other_runs(directory, wanted, extend)
+    refuse_other_runs(directory, wanted, extend)
     storage.save_text(directory / "config.json", json.dumps(wanted, indent=2, sort_keys=True))
 
 
-def _refuse_other_runs(directory: pathlib.Path, wanted: dict[str, Any], extend: bool) -> None:
+def refuse_other_runs(directory: pathlib.Path, wanted: dict[str, Any], extend: bool) -> None:
+    """Compares the config of a workdir with the one that is wanted.
+
+    Raises:
+      UserError: if the one there is another, or none.
+    """
     file = directory / "config.json"
     holds_a_run = (directory / "checkpoints").exists() or (directory / "metrics.jsonl").exists()
     if file.exists() and holds_a_run:
         try:
             stored = storage.read_json(file)
         except (ValueError, OSError) as error:
-            raise UserError(f"{file} is not a config written by this command ({one_line(error, 120)}): use another --workdir") from error
+            advice = "delete it, the checkpoints have it, too" if _complete_checkpoints(directory) else "use another --workdir"
+            raise UserError(f"{file} is not a config written by this command ({one_line(error, 120)}): {advice}") from error
         base.stored_config(stored, str(file))
         found = base.with_defaults(stored)
         if extend and found["num_steps"] < wanted["num_steps"]:
             found["num_steps"] = wanted["num_steps"]
         refuse_changes(str(directory), found, wanted)
-    elif holds_a_run:
+    elif holds_a_run and not _complete_checkpoints(directory):  # which have the config, too, and refuse another
         raise UserError(f"{directory} holds checkpoints or logs but no config.json: use another --workdir")
+
+
+def _complete_checkpoints(directory: pathlib.Path) -> bool:
+    return any(file.parents[1].name.isdecimal() for file in directory.glob("checkpoints/*/metadata/metadata"))
 
 
 def refuse_changes(workdir: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:
     """A `UserError` with the differences if the run in a workdir was made with something else that decides its result."""
     if differences := base.changes(found, wanted):
-        lines = "\n  ".join(differences)
-        if all(line.startswith("config.num_steps:") for line in differences):
-            lines += " (--extend continues a run to more steps)"
-        raise UserError(f"{workdir} holds a run of another config; use another --workdir, or its values:\n  {lines}")
+        shown = "; ".join(differences[:8]) + (f"; and {len(differences) - 8} more" if len(differences) > 8 else "")
+        if all(line.startswith("config.num_steps:") for line in differences) and found["num_steps"] < wanted["num_steps"]:
+            shown += " (--extend continues a run to more steps)"
+        raise UserError(f"{workdir} holds a run of another config: use another --workdir, or its values: {shown}")

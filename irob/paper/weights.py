@@ -7,7 +7,9 @@ A file is a pickled list with a tuple per layer and one more: `(kernel [k, k, I,
 from __future__ import annotations
 
 import io
+import itertools
 import pickle
+import pickletools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -181,8 +183,26 @@ class _ArraysOnly(pickle.Unpickler):
         return _ALLOWED[module, name]
 
 
+MOST_OPERATIONS = 100_000  # in a file of weights; the released ones have a few hundred
+
+
+def _bounded(data: bytes) -> None:
+    """Refuses a stream that would take much more memory than it has bytes: each operation makes an object, and the unpickler's memo is an array as
+    long as the largest index that the stream names.
+    """
+    try:
+        operations = list(itertools.islice(pickletools.genops(data), MOST_OPERATIONS + 2))
+    except ValueError as error:
+        raise pickle.UnpicklingError(f"it is truncated or damaged ({error})") from error
+    for count, (operation, argument, _) in enumerate(operations):
+        too_far = operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and isinstance(argument, int) and argument > len(data)
+        if too_far or count > MOST_OPERATIONS:
+            raise pickle.UnpicklingError("it would take more memory than weights do")
+
+
 def _unpickled(data: bytes) -> Any:
     try:
+        _bounded(data)
         return _ArraysOnly(io.BytesIO(data)).load()
     except Exception as error:  # a damaged or hostile stream can raise anything
         raise ValueError(f"it is no file of weights: {str(error)[:200] or type(error).__name__}") from error

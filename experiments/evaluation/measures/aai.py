@@ -18,7 +18,7 @@ from experiments.evaluation.measure import Measure, Measured
 from experiments.evaluation.options import MeasureOptions, option
 from experiments.reports import figures
 from experiments.reports.entries import Entry
-from experiments.reports.records import Record, mean_record
+from experiments.reports.records import Record, mean_record, without_gradient
 from experiments.reports.tables import Table, eps_table
 from experiments.runtime import devices
 from experiments.runtime.names import find
@@ -35,10 +35,10 @@ class Options(MeasureOptions):
     """keep_prediction: see `top_k_map_attack`. nested: the lowest tau of all smaller eps and restarts counts."""
 
     map: tuple[str, ...] = option(("cam",), MAPS, "maps that are attacked", in_name=True)
-    k: int = option(8, integer(1), "number of most salient positions of a map")
+    k: int = option(8, integer(1, limit=10**6), "number of most salient positions of a map")
     attack: str = option("pgd", row_of(ATTACKS, "attack"), "how an objective is ascended", in_name=True)
-    restarts: int = option(5, integer(1), "of the attack")
-    num_steps: int = option(150, integer(1), "steps of each restart")
+    restarts: int = option(5, integer(1, limit=10**6), "of the attack")
+    num_steps: int = option(150, integer(1, limit=10**6), "steps of each restart")
     keep_prediction: bool = option(True, boolean(), "the attack keeps the prediction, otherwise images that lose it are left out")
     nested: bool = option(True, boolean(), "what was found at a smaller eps counts at every larger one")
 
@@ -96,7 +96,7 @@ def of_map(evaluation: Evaluation, options: Options, name: str) -> Measured:
         sets = {"unchanged": (predictions == clean) & (clean >= 0), "all": np.full(len(labels), True), "correct": predictions == labels}
         how = {"norm": evaluation.norm, "eps": eps, "k": options.k, "steps": options.num_steps, "restarts": options.restarts}
         for over, members in sets.items():
-            hidden = {"without_gradient": int(np.sum(useless & members & np.isfinite(tau)))}
+            hidden = without_gradient(int(np.sum(useless & members & np.isfinite(tau))))
             records.append(mean_record("kendall_tau", tau[members], attack="aai", map=name, over=over, **how, **hidden))
     arrays = {"indices": indices, "labels": labels, "clean_predictions": clean, "eps": np.array(evaluation.eps)}
     return Measured(records, {**arrays, f"{name}/taus": np.stack(taus), f"{name}/predictions": np.stack(all_predictions)})

@@ -254,4 +254,5 @@ MEASURE = Measure(
     check=check,
     tables=tables,
     figures=pictures,
+    reads=("norm", "seed"),
 )

@@ -146,4 +146,5 @@ MEASURE = Measure(
     columns=(("norm", "norm"), ("from", "seed_image"), ("when", "when"), *VALUE),
     tables=tables,
     figures=pictures,
+    reads=("seed",),
 )

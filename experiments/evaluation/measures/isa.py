@@ -127,4 +127,5 @@ MEASURE = Measure(
     describe=describe,
     check=check,
     tables=tables,
+    reads=("norm", "seed"),
 )

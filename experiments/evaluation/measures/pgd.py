@@ -23,7 +23,7 @@ from experiments.evaluation.measure import Measure, Measured
 from experiments.evaluation.options import MeasureOptions, option
 from experiments.reports import figures
 from experiments.reports.entries import Entry
-from experiments.reports.records import Record, proportion_record
+from experiments.reports.records import Record, proportion_record, without_gradient
 from experiments.reports.tables import Table, eps_table
 from experiments.runtime import devices
 from experiments.runtime.errors import refuse
@@ -43,9 +43,9 @@ class Options(MeasureOptions):
     objectives: tuple[str, ...] = option(
         ("margin", "cross_entropy"), distinct(several(row_of(OBJECTIVES, "objective"), 1)), "losses that are attacked one after another"
     )
-    restarts: int = option(5, integer(1), "of each objective")
+    restarts: int = option(5, integer(1, limit=10**6), "of each objective")
     steps: tuple[int, ...] = option(
-        (150,), distinct(several(integer(1), 1)), "steps of each restart, one number or several for a comparison"
+        (150,), distinct(several(integer(1, limit=10**6), 1)), "steps of each restart, one number or several for a comparison"
     )
     nested: bool = option(True, boolean(), "broken at a smaller eps counts as broken at every larger one")
     target: str | None = option(
@@ -226,7 +226,7 @@ def records_of(
     attacked = outcome.eps > 0
     clean = lambda: proportion_record("clean_accuracy", outcome.correct, eps=0.0, **which)  # noqa: E731
     reached = {} if target is None else {"reached": float(np.mean(outcome.predictions == target))}
-    hidden = {"without_gradient": int(np.sum(outcome.correct & outcome.useless))}
+    hidden = without_gradient(int(np.sum(outcome.correct & outcome.useless)))
     records = [proportion_record("robust_accuracy", outcome.correct, **settings, **reached, **hidden) if attacked else clean()]
     if target is not None and attacked:
         records.append(proportion_record("target_reached", outcome.predictions == target, **settings))

@@ -19,6 +19,7 @@ from experiments.reports.tables import Table, table_of_columns
 from experiments.runtime import devices
 from experiments.runtime.checkpoints import fingerprint
 from experiments.runtime.errors import UserError, refuse
+from experiments.runtime.flags import place
 from experiments.runtime.models import EvaluatedModel, from_path
 from experiments.runtime.names import find
 from experiments.runtime.values import integer, nonempty_text, optional
@@ -33,7 +34,7 @@ class Options(MeasureOptions):
     """Which maps of which two networks are compared."""
 
     map: tuple[str, ...] = option(("cam",), MAPS, "maps that are compared", in_name=True)
-    k: int = option(8, integer(1), "number of most salient positions of a map")
+    k: int = option(8, integer(1, limit=10**6), "number of most salient positions of a map")
     versus: str | None = option(None, optional(nonempty_text()), "a second network: a workdir or a file of weights")
 
 
@@ -49,7 +50,7 @@ def other_model(evaluation: Evaluation, options: Options) -> EvaluatedModel:
     """The second network, from its workdir or file."""
     if options.versus is None:
         raise UserError("the measure topk_overlap compares two networks: give --versus WORKDIR or --versus FILE.pkl")
-    return _read_once(options.versus, evaluation.dataset)
+    return _read_once(place(options.versus, "versus"), evaluation.dataset)
 
 
 _read_once = functools.lru_cache(from_path)  # what was checked is what is measured, though another checkpoint is written meanwhile
@@ -121,4 +122,5 @@ MEASURE = Measure(
     columns=COLUMNS,
     check=check,
     tables=tables,
+    reads=(),
 )

@@ -108,4 +108,5 @@ MEASURE = Measure(
     check=check,
     tables=tables,
     figures=pictures,
+    reads=("norm", "seed"),
 )

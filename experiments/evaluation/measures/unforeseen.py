@@ -23,7 +23,7 @@ from experiments.evaluation.measure import VALUE, Measure, Measured
 from experiments.evaluation.options import MeasureOptions, option
 from experiments.reports import figures
 from experiments.reports.entries import Entry, by_label
-from experiments.reports.records import Record, mean_record, proportion_record
+from experiments.reports.records import Record, mean_record, proportion_record, without_gradient
 from experiments.reports.tables import Cell, Table, cells, coverage, protocols_side_by_side, value_text
 from experiments.runtime import devices
 from experiments.runtime.errors import UserError, refuse
@@ -52,7 +52,7 @@ class Options(MeasureOptions):
     objectives: tuple[str, ...] = option(
         ("cross_entropy", "margin"), distinct(several(row_of(OBJECTIVES, "objective"), 1)), "losses that are attacked one after another"
     )
-    num_steps: int = option(200, integer(1), "steps of each attack")
+    num_steps: int = option(200, integer(1, limit=10**6), "steps of each attack")
     targeted: bool = False
     best_iterate: bool = True
     step_sizes: tuple[tuple[str, str], ...] = ()
@@ -229,7 +229,7 @@ def attack_records(correct: np.ndarray, useless: np.ndarray, attack: str, sizes:
     records = []
     for i, eps in enumerate(sizes.eps):
         ata = {"ata": sizes.ata[i]} if sizes.ata else {}
-        hidden = {"without_gradient": int(np.sum(correct[i] & useless[i]))}
+        hidden = without_gradient(int(np.sum(correct[i] & useless[i])))
         records.append(proportion_record("robust_accuracy", correct[i], **how, eps=eps, **ata, **run_with, **hidden))
     if sizes.ata:
         records.append(mean_record("uar", correct.sum(axis=0) / sum(sizes.ata), **how, **run_with))
@@ -366,4 +366,5 @@ MEASURE = Measure(
     check=check,
     tables=tables,
     figures=pictures,
+    reads=("seed",),
 )
