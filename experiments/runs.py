@@ -5,6 +5,7 @@ run = runs.open("runs/digits_int")
 x, labels = run.batch(8)                    # the first test images, floats in [0, 1]
 maps, logits = jax.vmap(run.model)(x)       # run.model.network, run.model.params
 pandas.DataFrame(run.records())             # every number that was measured in that folder
+run.save("digits_int.safetensors")          # the parameters, with their checksum
 """
 
 import json
@@ -20,6 +21,7 @@ from experiments.configs import base
 from experiments.reports import results
 from experiments.runtime.errors import refuse
 from experiments.runtime.models import from_workdir
+from experiments.runtime.variables import write_variables
 from irob.models import BoundModel, bind
 
 
@@ -39,6 +41,10 @@ class Run(NamedTuple):
     config: ml_collections.ConfigDict
     classes: tuple[str, ...]
     data_dir: str | None = None
+
+    def save(self, file: str) -> str:
+        """Writes the parameters as .npz or .safetensors with their SHA-256, which is returned, for `evaluate --model NETWORK --variables FILE`."""
+        return write_variables(file, self.model.params)
 
     def split(self, name: str = "test") -> data.Split:
         """The images of "train", "validation" or "test"."""

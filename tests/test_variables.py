@@ -10,9 +10,9 @@ import orbax.checkpoint as ocp
 import pytest
 import safetensors.numpy
 
-from experiments.runtime.checkpoints import checksums
+from experiments.runtime.checkpoints import checksums, fingerprint
 from experiments.runtime.errors import UserError
-from experiments.runtime.variables import read_variables
+from experiments.runtime.variables import flat_arrays, read_variables, write_variables
 
 RANDOM = np.random.default_rng(0)
 TREE = {
@@ -86,3 +86,26 @@ def test_what_is_no_file_of_variables(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="cannot be read as variables"):
         read_variables(str(tmp_path / "empty"), LIKE)
+
+
+@pytest.mark.parametrize("ending", [".npz", ".safetensors"])
+def test_what_is_written_has_a_checksum(tmp_path, ending):
+    """An array that another program has altered since is refused; a file without a checksum is read as it is."""
+    params = {"conv": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3)}, "head": np.ones(2, np.float32)}
+    file = str(tmp_path / f"weights{ending}")
+    digest = write_variables(file, params)
+    assert digest == fingerprint(flat_arrays(params)) == fingerprint(flat_arrays(read_variables(file, params)))
+    altered = {**flat_arrays(params), "head": np.full(2, 2.0, np.float32)}
+    if ending == ".npz":
+        np.savez(file, sha256=digest, **altered)
+    else:
+        safetensors.numpy.save_file(altered, file, {"sha256": digest})
+    with pytest.raises(UserError, match="is not what was written: its checksum differs"):
+        read_variables(file, params)
+    if ending == ".npz":
+        np.savez(file, **altered)
+    else:
+        safetensors.numpy.save_file(altered, file)
+    assert read_variables(file, params)["head"][0] == 2.0
+    with pytest.raises(UserError, match=r"weights are written as \.npz or \.safetensors"):
+        write_variables(str(tmp_path / "weights.pkl"), params)

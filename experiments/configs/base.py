@@ -316,6 +316,8 @@ def defense_of(config: ml_collections.ConfigDict, **computed: Any) -> Defense:
     computed: keyword-only parameters of the row, where it has them.
     """
     row = find(DEFENSES, config.method, "method")
+    given = config.get("defense")
+    refuse(not isinstance(given, ml_collections.ConfigDict), f"config.defense = {given!r}: must be the options of the method, by name")
     made = row(**config.defense, **{name: value for name, value in computed.items() if name in options.keyword_only(row)})
     refuse(
         not isinstance(made, Defense),

@@ -4,7 +4,13 @@ import sys
 
 
 class UserError(Exception):
-    """A user's mistake. The message says in one line what is wrong, where, and the fix. Commands print it without a traceback and exit with 2."""
+    """A user's mistake. The message says in one line what is wrong, where, and the fix. Commands print it without a traceback and exit with 2.
+
+    Line breaks in what it quotes become spaces.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.splitlines()))
 
 
 class Stopped(Exception):  # noqa: N818 - no error

@@ -16,6 +16,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.runtime import storage
+from experiments.runtime.checkpoints import fingerprint
 from experiments.runtime.errors import UserError, one_line, refuse
 from irob.models.torch_weights import from_state_dict, is_state_dict
 
@@ -47,6 +49,38 @@ def read_variables(file: str, like: Any) -> Any:
         return in_order_of(flat_arrays(from_state_dict(found, like)), like, file)
     except ValueError as error:
         raise UserError(f"{file}, a state_dict of PyTorch: {error}") from error
+
+
+def write_variables(file: str, variables: Any) -> str:
+    """Writes variables as .npz or .safetensors, by path, with the SHA-256 of all of them, which `read_variables` compares.
+
+    Returns:
+      The SHA-256 (`checkpoints.fingerprint` of the arrays by path).
+
+    Raises:
+      UserError: for a name that ends otherwise, or a place that cannot be written.
+    """
+    path, arrays = pathlib.Path(file), flat_arrays(variables)
+    digest = fingerprint(arrays)
+    refuse(path.suffix not in (".npz", ".safetensors"), f"{file}: weights are written as .npz or .safetensors")
+    try:
+        if path.suffix == ".npz":
+            storage.save_arrays(path, {**arrays, CHECKSUM: np.array(digest)})
+        else:
+            from safetensors.numpy import save
+
+            content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, {CHECKSUM: digest})
+            storage.save_atomically(path, lambda opened: opened.write(content))
+    except OSError as error:
+        raise UserError(f"{file} cannot be written: {error.strerror or error}") from error
+    return digest
+
+
+CHECKSUM = "sha256"  # member of the .npz, entry of the metadata of .safetensors
+
+
+def _refuse_altered(file: pathlib.Path, arrays: Mapping[str, np.ndarray], written: str | None) -> None:
+    refuse(written not in (None, fingerprint(dict(arrays))), f"{file} is not what was written: its checksum differs; get it again")
 
 
 def in_order_of(found: Mapping[str, Any], like: Any, file: str) -> Any:
@@ -84,16 +118,23 @@ def flat_arrays(tree: Any) -> dict[str, np.ndarray]:
 
 
 def _npz(path: pathlib.Path, like: Any) -> dict[str, np.ndarray]:
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        return dict(arrays)
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+        arrays = dict(stored)
+    _refuse_altered(path, arrays, str(written) if (written := arrays.pop(CHECKSUM, None)) is not None else None)
+    return arrays
 
 
 def _safetensors(path: pathlib.Path, like: Any) -> dict[str, np.ndarray]:
+    from safetensors import safe_open
     from safetensors.numpy import load_file
 
+    with safe_open(path, "np") as file:
+        written = (file.metadata() or {}).get(CHECKSUM)
+    arrays = load_file(path)
+    _refuse_altered(path, arrays, written)
     wanted = flat_arrays(like)
     with_dots = {name.replace("/", "."): name for name in [*wanted, *(name.removeprefix("params/") for name in wanted)]}
-    return {with_dots.get(name, name): array for name, array in load_file(path).items()}
+    return {with_dots.get(name, name): array for name, array in arrays.items()}
 
 
 def _msgpack(path: pathlib.Path, like: Any) -> dict[str, np.ndarray]:
