@@ -26,6 +26,7 @@ hypothesis.settings.load_profile("irob")
 
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="the long tests, too")
+    parser.addoption("--trials", type=int, default=1, help="times as many trials of faults (tests/faults): 10 kills a training 50 times")
 
 
 # XLA compiles twice as fast with them, and most of the time of these tests goes into compilation. `--slow` compiles as users do.

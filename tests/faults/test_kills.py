@@ -41,14 +41,10 @@ def whole(commands, tmp_path_factory):
     return place, trained - began, time.monotonic() - trained
 
 
-def rounds(request, short, long):
-    return long if request.config.getoption("--slow") else short
-
-
 def test_training(whole, commands, tmp_path, request):
     place, seconds, _ = whole
     random = np.random.default_rng(int(time.time()))
-    for _ in range(rounds(request, 3, 50)):
+    for _ in range(5 * request.config.getoption("--trials")):
         if not killed_after(commands.start("train", *CONFIG, "--workdir", tmp_path / "run"), random.uniform(1.0, 1.1 * seconds)):
             commands.run("train", *CONFIG, "--workdir", tmp_path / "run")  # it has ended: it says so
         TRIED["training killed"] += 1
@@ -62,7 +58,7 @@ def test_evaluation(whole, commands, tmp_path, request):
     place, _, seconds = whole
     random = np.random.default_rng(int(time.time()))
     arguments = ("evaluate", "--workdir", place / "run", *MEASURE, "--out", tmp_path / "result.json")
-    for _ in range(rounds(request, 2, 20)):
+    for _ in range(2 * request.config.getoption("--trials")):
         killed_after(commands.start(*arguments), random.uniform(0.5 * seconds, seconds))
         TRIED["evaluation killed"] += 1
         if (tmp_path / "result.json").exists():
@@ -92,7 +88,7 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", ["100k", "400k", "1m", "3m", "5m"])
+@pytest.mark.parametrize("size", ["100k", "1m", "5m"])
 def test_a_full_disk(whole, commands, small_disk, tmp_path, size):
     place = small_disk(size)
     message = commands.run("train", *CONFIG, "--config.keep_last=9", "--workdir", place / "run", code=2)[1].replace("\r", "\n")

@@ -125,8 +125,6 @@ class Workdir(RuleBasedStateMachine):
 
 def test_in_any_order(truth, request):
     Workdir.truth = truth
-    slow = request.config.getoption("--slow")
-    quiet = settings(
-        max_examples=40 if slow else 5, stateful_step_count=20 if slow else 12, deadline=None, suppress_health_check=list(HealthCheck)
-    )
+    examples = 5 * request.config.getoption("--trials")
+    quiet = settings(max_examples=examples, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck))
     run_state_machine_as_test(Workdir, settings=quiet)
