@@ -40,6 +40,11 @@ def prepare(dataset: str, data_dir: str | None, raw_dir: str | None) -> str:
         raise UserError(f"--dataset={dataset}: choose one of {', '.join(TFDS_NAMES)}, or tfds:NAME{bundled}")
     if raw_dir is not None and not pathlib.Path(raw_dir).is_dir():
         raise UserError(f"--raw_dir={raw_dir} is not a directory")
+    if data_dir is not None:
+        try:
+            pathlib.Path(data_dir).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--data_dir={data_dir} cannot be written ({error.strerror or error}): choose another") from error
     if dataset == "restricted_imagenet" and raw_dir is None:
         raise UserError("restricted_imagenet needs --raw_dir with ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from image-net.org")
     if raw_dir is not None and dataset in READERS:
@@ -127,11 +132,11 @@ def read_idx(raw_dir: pathlib.Path, split: str) -> tuple[np.ndarray, np.ndarray]
         for name in (f"{prefix}-{kind}-ubyte.gz", f"{prefix}-{kind}-ubyte"):
             file = raw_dir / name
             if file.exists():
-                raw = file.read_bytes()
                 try:
+                    raw = file.read_bytes()
                     return np.frombuffer(gzip.decompress(raw) if name.endswith(".gz") else raw, np.uint8)[header:]
                 except (OSError, EOFError, zlib.error) as error:
-                    raise UserError(f"{file} cannot be unpacked ({error}): get it again") from error
+                    raise UserError(f"{file} cannot be unpacked ({one_line(error, 120)}): get it again") from error
         raise UserError(f"there is no {prefix}-{kind}-ubyte[.gz] in {raw_dir}")
 
     images, labels = values("images-idx3", 16), values("labels-idx1", 8)
@@ -145,7 +150,11 @@ def read_cifar10(raw_dir: pathlib.Path, split: str) -> tuple[np.ndarray, np.ndar
     archive = raw_dir / "cifar-10-binary.tar.gz"
     if not archive.exists():
         raise UserError(f"there is no {archive.name} in {raw_dir}")
-    if hashlib.md5(archive.read_bytes()).hexdigest() != CIFAR10_MD5:
+    try:
+        content = archive.read_bytes()
+    except OSError as error:
+        raise UserError(f"{archive} cannot be read ({error.strerror or error}): get it again") from error
+    if hashlib.md5(content).hexdigest() != CIFAR10_MD5:
         raise UserError(f"{archive} is not the released one: its checksum differs")
     names = {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]}[split]
     with tarfile.open(archive) as tar:

@@ -220,7 +220,12 @@ def released_weights(file: str) -> tuple[paper.ReleasedWeights, str]:
 
 
 def from_path(path: str, dataset: str) -> EvaluatedModel:
-    """A workdir or a file of weights, whichever it is."""
+    """A workdir or a file of weights, whichever it is.
+
+    Raises:
+      UserError: if it is neither, or cannot be read.
+    """
+    refuse(not pathlib.Path(path).exists(), f"there is no workdir and no file of weights {path}")
     return from_workdir(path) if pathlib.Path(path).is_dir() else from_weights(path, dataset)
 
 
