@@ -39,6 +39,7 @@ def main() -> None:
     from experiments.reports import results, text
     from experiments.reports.png import write_examples
     from experiments.runtime import devices, provenance
+    from experiments.runtime.checkpoints import fingerprint
     from experiments.runtime.errors import refuse
     from experiments.runtime.models import eps_ladder
 
@@ -57,6 +58,8 @@ def main() -> None:
     out = pathlib.Path(flag.out or default_out(flag, model, names, texts))
     results.check_free(out, flag.overwrite)
     split = data.load_split(model.dataset, "test", flag.data_dir)
+    agreed = devices.all_processes_agree(fingerprint(model.params) + str(split.source["sha256"]))
+    refuse(not agreed, "the processes do not see the same network and data: give all the same files")
     ladder = eps_ladder(model, eps)
     class_names = data.find_dataset(model.dataset).classes
     classes = tuple(sorted({class_index(text, class_names, "classes") for text in flag.classes or ()}))

@@ -31,6 +31,7 @@ def main() -> None:
     config = base.load_config(flag.config, flag.config_override)
     base.validate_config(config)
     settings = {f"config.{name}": repr(value) for name, value in base.flat(base.plain_config(config)).items()}
+    settings |= {"--from_step": str(flag.from_step), "--extend": str(flag.extend)}
     where = (flag.coordinator, flag.num_processes, flag.process_id)
     devices.start(*where, config.batch_size, timeout=flag.timeout, settings=settings | provenance.versions())
     if flag.coordinator is not None:  # one process alone must not stop

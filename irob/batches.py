@@ -21,7 +21,7 @@ from irob.attacks import ATTACKS, Attack, Ball
 from irob.losses import LOSSES, cross_entropy, margin_loss
 from irob.metrics import Proportion, robust_accuracy
 from irob.models import BoundModel
-from irob.types import Array, Explanation, Image, Label, Logits, Params, PRNGKey, Scalar
+from irob.types import Array, Explanation, Image, Label, Logits, Params, PRNGKey, Scalar, checked_count, checked_images, checked_labels
 
 Classifier = BoundModel | Callable[[Image], Any]
 Progress = Callable[[Iterable[Any]], Iterable[Any]]  # e.g. tqdm.tqdm
@@ -110,14 +110,27 @@ def attack(
     [1, 1, 0]
     """
     run = _Run(model, images, labels, targets, ball, key, method, loss, num_steps, batch_size, progress)
+    checked_count("restarts", restarts)
+    if start is not None and np.shape(start) != run.images.shape:
+        raise ValueError(f"start must have the shape of the images, {run.images.shape}, got {np.shape(start)}")
     x_adv = np.array(run.images)
-    broken = np.zeros(len(x_adv), bool)
+    broken, useless = np.zeros(len(x_adv), bool), np.ones(len(x_adv), bool)
     for restart in range(restarts):
         left = np.flatnonzero(~broken)
         found = run.restart(restart, left, None if restart else start)
         x_adv[left], predictions = found["x_adv"], found["prediction"]
+        useless[left] &= found["useless"]
         broken[left] = predictions != run.labels[left] if targets is None else predictions == run.labels[left]
+    _warn_of_hidden(useless & ~broken, ~broken)
     return x_adv
+
+
+def _warn_of_hidden(useless: np.ndarray, robust: np.ndarray) -> None:
+    if np.any(useless):
+        what = (
+            f"{np.sum(useless)} of the {np.sum(robust)} images that count as robust were attacked without a gradient (zero or not finite)"
+        )
+        warnings.warn(f"{what}: the network hides its gradients, or does not depend on the image", stacklevel=3)
 
 
 def evaluate(
@@ -157,7 +170,10 @@ def evaluate(
     >>> round(result.clean.value, 3), round(result.robust.value, 3), result.predictions.tolist()
     (1.0, 0.667, [1, 1, 0])
     """
-    each = (losses,) if isinstance(losses, str) or callable(losses) else losses
+    each = (losses,) if isinstance(losses, str) or callable(losses) else tuple(losses)
+    checked_count("restarts", restarts)
+    if not each:
+        raise ValueError("losses is empty: give at least one that is attacked")
     runs = [_Run(model, images, labels, None, ball, key, method, loss, num_steps, batch_size, progress) for loss in each]
     first = runs[0]
     clean = first.predict(first.images)
@@ -171,11 +187,7 @@ def evaluate(
             useless[left] &= found["useless"]
     robust = predictions == first.labels
     useless &= robust
-    if np.any(useless):
-        what = (
-            f"{np.sum(useless)} of the {np.sum(robust)} images that count as robust were attacked without a gradient (zero or not finite)"
-        )
-        warnings.warn(f"{what}: the network hides its gradients, or does not depend on the image", stacklevel=2)
+    _warn_of_hidden(useless, robust)
     return Evaluated(robust_accuracy(clean == first.labels), robust_accuracy(robust), predictions, x_adv, useless)
 
 
@@ -234,10 +246,12 @@ class _Run:
             raise ValueError("an nnx module may change after it is compiled: give irob.bind(irob.models.from_nnx(module, ...), params)")
         bound: tuple[Any, Params] = (model.network, model.params) if isinstance(model, BoundModel) else (model, ())
         self.function, self.params = bound
-        self.images, self.num_classes = _checked_images(self.function, self.params, images)
-        self.labels = own = _checked_labels(labels, len(self.images), self.num_classes, "labels")
+        for name, count in (("num_steps", num_steps), ("batch_size", batch_size)):
+            checked_count(name, count)
+        self.images, self.num_classes = checked_images(self.function, self.params, images)
+        self.labels = own = checked_labels(labels, len(self.images), self.num_classes, "labels")
         if targets is not None:
-            self.labels = _checked_labels(targets, len(self.images), self.num_classes, "targets")
+            self.labels = checked_labels(targets, len(self.images), self.num_classes, "targets")
             if np.any(self.labels == own):
                 raise ValueError(f"targets must differ from the labels, {int(np.sum(self.labels == own))} do not")
         self.ball = None if ball is None else _checked_ball(ball)
@@ -364,24 +378,6 @@ def _row(table: Any, name: Any, what: str) -> Any:
     return table[name] if isinstance(name, str) else name
 
 
-def _checked_images(function: Any, params: Params, images: Array) -> tuple[np.ndarray, int]:
-    """Images as float32 on the host, and the number of classes of the classifier."""
-    x = np.asarray(images)
-    if x.ndim != 4 or not len(x):
-        raise ValueError(f"images must be [n, H, W, c], got shape {x.shape}")
-    if not np.issubdtype(x.dtype, np.floating):
-        raise ValueError(f"images must be floats in [0, 1], got {x.dtype}: divide uint8 pixels by 255")
-    if not (np.isfinite(x).all() and x.min() >= 0.0 and x.max() <= 1.0):
-        raise ValueError(
-            f"images must be in [0, 1], got {x.min():g} .. {x.max():g}: what the network needs otherwise belongs into the classifier"
-        )
-    explain = (lambda z: function.explain(params, z)) if hasattr(function, "explain") else function
-    shape = jax.eval_shape(lambda z: _logits(explain(z)), jax.ShapeDtypeStruct(x.shape[1:], jnp.float32)).shape
-    if len(shape) != 1 or shape[0] < 2:
-        raise ValueError(f"a classifier takes one image {x.shape[1:]} and returns logits [C], this one returns shape {shape}")
-    return x.astype(np.float32), shape[0]
-
-
 def _checked_ball(ball: Any) -> Ball:
     if not hasattr(ball, "random_point"):
         raise ValueError(f"ball must be such as irob.LInf(8 / 255), got {type(ball).__name__}")
@@ -389,12 +385,3 @@ def _checked_ball(ball: Any) -> Ball:
     if not 0.0 <= eps <= most or not np.isfinite(eps):
         raise ValueError(f"the radius of {type(ball).__name__} must be in [0, {most:g}] for pixels in [0, 1], got {eps:g}")
     return ball
-
-
-def _checked_labels(labels: Array, n: int, num_classes: int, name: str) -> np.ndarray:
-    found = np.asarray(labels)
-    if found.shape != (n,) or not np.issubdtype(found.dtype, np.integer):
-        raise ValueError(f"{name} must be {n} whole numbers, one for each image, got {found.dtype} of shape {found.shape}")
-    if found.min() < 0 or found.max() >= num_classes:
-        raise ValueError(f"{name} must be in 0 .. {num_classes - 1}, got {found.min()} .. {found.max()}")
-    return found.astype(np.int32)

@@ -295,12 +295,17 @@ def kendall_tau(a: Float[Array, "*shape"], b: Float[Array, "*shape"]) -> Scalar:
     Returns:
       A scalar in [-1, 1]; NaN if a map is constant.
 
+    Raises:
+      ValueError: for two shapes.
+
     References:
       Kendall 1945, https://doi.org/10.1093/biomet/33.3.239.
 
     >>> round(float(kendall_tau(jnp.array([1.0, 2.0, 3.0]), jnp.array([2.0, 1.0, 3.0]))), 4)
     0.3333
     """
+    if jnp.shape(a) != jnp.shape(b):
+        raise ValueError(f"both maps must have one shape, got {jnp.shape(a)} and {jnp.shape(b)}")
     a, b = jnp.reshape(a, -1), jnp.reshape(b, -1)
 
     def against_all(pair: tuple[Array, Array]) -> Array:

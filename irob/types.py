@@ -7,7 +7,7 @@ classes, `K` the number of features. Everything is ONE example; `jax.vmap` lifts
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -127,3 +127,49 @@ class Model(Protocol):
 
     def smooth(self) -> Model:
         """The same network with softplus for relu, which takes the same parameters and has second derivatives."""
+
+
+def checked_count(name: str, value: Any) -> None:
+    """Raises a `ValueError` unless a value is a whole number, at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"{name} must be a whole number, at least 1, got {value!r}")
+
+
+def checked_images(function: Any, params: Params, images: Array) -> tuple[np.ndarray, int]:
+    """Images as float32 on the host, and the number of classes of the classifier.
+
+    Raises:
+      ValueError: for images that are none, and for a classifier that does not take them.
+    """
+    x = np.asarray(images)
+    if x.ndim != 4 or not len(x):
+        raise ValueError(f"images must be [n, H, W, c], got shape {x.shape}")
+    if not np.issubdtype(x.dtype, np.floating):
+        raise ValueError(f"images must be floats in [0, 1], got {x.dtype}: divide uint8 pixels by 255")
+    if not (np.isfinite(x).all() and x.min() >= 0.0 and x.max() <= 1.0):
+        raise ValueError(
+            f"images must be in [0, 1], got {x.min():g} .. {x.max():g}: what the network needs otherwise belongs into the classifier"
+        )
+
+    def logits(z: Array) -> Any:
+        out = function.explain(params, z) if hasattr(function, "explain") else function(z)
+        return out.logits if isinstance(out, Explanation) else out
+
+    shape = jax.eval_shape(logits, jax.ShapeDtypeStruct(x.shape[1:], jnp.float32)).shape
+    if len(shape) != 1 or shape[0] < 2:
+        raise ValueError(f"a classifier takes one image {x.shape[1:]} and returns logits [C], this one returns shape {shape}")
+    return x.astype(np.float32), shape[0]
+
+
+def checked_labels(labels: Array, n: int, num_classes: int, name: str) -> np.ndarray:
+    """Labels as int32 on the host.
+
+    Raises:
+      ValueError: unless they are n classes.
+    """
+    found = np.asarray(labels)
+    if found.shape != (n,) or not np.issubdtype(found.dtype, np.integer):
+        raise ValueError(f"{name} must be {n} whole numbers, one for each image, got {found.dtype} of shape {found.shape}")
+    if found.min() < 0 or found.max() >= num_classes:
+        raise ValueError(f"{name} must be in 0 .. {num_classes - 1}, got {found.min()} .. {found.max()}")
+    return found.astype(np.int32)

@@ -7,13 +7,15 @@ import pytest
 
 import irob
 from experiments.configs import base
+from experiments.evaluation import sneaking_checks
 from experiments.evaluation.engine import Evaluation
 from experiments.evaluation.examples import First
 from experiments.evaluation.measures import aai, pgd, unforeseen
-from experiments.evaluation.run import run_measures
+from experiments.evaluation.run import choose_measures, run_measures
 from experiments.reports import tables
 from experiments.reports.entries import Entry
 from experiments.runtime.errors import UserError
+from experiments.training.loop import train
 from experiments.training.validation import validation_scores
 from irob.attacks import ATTACKS, GradientCounts
 
@@ -155,3 +157,29 @@ def test_validation_is_not_fooled_by_a_confident_network(scale, trained, digits)
         losses="margin", method=ATTACKS["pgd"]._replace(step_sizes="eps/4", best_iterate=False), restarts=1,
     )  # fmt: skip
     assert scores["robust_accuracy"] <= margin.robust.value + 2 / len(digits.labels) < scores["clean_accuracy"]
+
+
+def test_training_on_an_attack_without_a_finite_gradient_stops(tmp_path, monkeypatch):
+    nowhere = irob.DEFENSES["adv"]()._replace(inner=lambda explain, x, label: lambda z: jnp.sum(z) * jnp.nan)
+    monkeypatch.setitem(irob.DEFENSES, "adv", lambda: nowhere)
+    with pytest.raises(
+        UserError, match=r"the gradient of what the attack ascends was not finite at step \d: .* none where the attack starts"
+    ):
+        train(base.load_config("digits:adv,tiny", ["eps_ramp=0,0"]), str(tmp_path))
+
+
+def test_the_smallest_perturbation_refuses_objectives_that_are_never_finite(trained, digits, monkeypatch):
+    monkeypatch.setattr(
+        sneaking_checks, "margin_loss", lambda logits, label: irob.margin_loss(logits, label) + 0.0 * jnp.sqrt(logits - logits)[0]
+    )
+    sneaking_checks.minimal_check.cache_clear()
+    chosen = choose_measures(("bound",), "standard", {"num_steps": "2"}, 4, digits.labels)
+    with pytest.raises(UserError, match="the margin has no finite gradient for"):
+        run_measures(Evaluation(trained, digits, (0.0, 0.1)), chosen)
+    sneaking_checks.minimal_check.cache_clear()
+
+
+def test_an_l1_projection_can_be_differentiated():
+    x = np.full((2, 2, 1), 0.5, np.float32)
+    gradient = jax.grad(lambda x: jnp.sum(irob.L1(0.5).project(x + 0.3, x) ** 2))(x)
+    assert np.all(np.isfinite(gradient)) and np.any(gradient != 0)

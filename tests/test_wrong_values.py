@@ -156,3 +156,66 @@ def test_in_double_precision_the_readmes_examples_run(tmp_path):
     environment = os.environ | {"JAX_ENABLE_X64": "1", "PYTHONPATH": str(ROOT)}
     found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=tmp_path)
     assert found.returncode == 0, found.stdout[-3000:]
+
+
+@pytest.mark.parametrize("ball", [irob.LInf, irob.L2, irob.L1])
+def test_pixels(ball, unchecked):
+    """Outside of [0, 1]: of bytes, or of a normalized image."""
+    for x in (np.full((2, 2, 1), 200.0, np.float32), np.full((2, 2, 1), -0.5, np.float32), np.full((2, 2, 1), np.nan, np.float32)):
+        with pytest.raises(ValueError, match=r"pixels are in \[0, 1\], got"):
+            irob.pgd(jnp.sum, ball(0.1), x, step_sizes=irob.constant_steps(0.1, 2), start=x)
+        attacked = jax.jit(lambda x: irob.pgd(jnp.sum, ball(0.1), x, step_sizes=irob.constant_steps(0.1, 2)))(x)
+        assert np.all(np.isnan(attacked))
+    with pytest.raises(ValueError, match="x must be floats, pixels in"):
+        irob.pgd(jnp.sum, ball(0.1), np.full((2, 2, 1), 200, np.uint8), step_sizes=irob.constant_steps(0.1, 2))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ([-0.1, 0.1], "must not be negative"),
+        ([np.nan], "must not be negative or NaN"),
+        (0.1, r"must be \[steps\]"),
+        ([], "at least one step"),
+    ],
+)
+def test_step_sizes_of_no_attack(sizes, message, unchecked):
+    x = np.full((2, 2, 1), 0.5, np.float32)
+    with pytest.raises(ValueError, match=message):
+        irob.pgd(jnp.sum, irob.LInf(0.1), x, step_sizes=np.asarray(sizes, np.float32))
+    if np.ndim(sizes) == 1 and len(sizes):
+        run = jax.jit(lambda sizes: irob.pgd(jnp.sum, irob.LInf(0.1), x, step_sizes=sizes))
+        assert np.all(np.isnan(run(np.asarray(sizes, np.float32))))
+
+
+def test_a_start_of_another_shape(unchecked):
+    x = np.full((2, 2, 1), 0.5, np.float32)
+    with pytest.raises(ValueError, match="start must have the shape of x"):
+        irob.pgd(jnp.sum, irob.LInf(0.1), x, step_sizes=irob.constant_steps(0.1, 2), start=x[:1])
+
+
+@pytest.mark.parametrize("correct", [np.array([0.3, 0.7]), np.array([3, 0]), np.array([[True]]), np.array([1, 0])])
+def test_what_is_no_proportion(correct, unchecked):
+    with pytest.raises(ValueError, match="correct must be True or False for each of n examples"):
+        irob.robust_accuracy(correct)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"restarts": 0}, "restarts must be a whole number, at least 1, got 0"),
+        ({"num_steps": 2.5}, "num_steps must be a whole number"),
+        ({"batch_size": -1}, "batch_size must be a whole number"),
+        ({"losses": ()}, "losses is empty"),
+    ],
+)
+def test_counts_of_whole_batches(options, message, unchecked):
+    images = np.full((2, 2, 2, 1), 0.5, np.float32)
+    classifier = lambda x: jnp.stack([jnp.mean(x), 0.5])
+    with pytest.raises(ValueError, match=message):
+        irob.evaluate(classifier, images, np.array([0, 1]), irob.LInf(0.1), **options)
+
+
+def test_maps_of_two_shapes_have_no_rank_correlation(unchecked):
+    with pytest.raises(ValueError, match="both maps must have one shape"):
+        irob.kendall_tau(np.zeros((2, 2), np.float32), np.zeros((2, 3), np.float32))

@@ -104,7 +104,7 @@ FIELDS: dict[str, Field] = {
     "log_every": Field(100, integer(1), "steps between lines of the log", decides=False),
     "keep_last": Field(2, integer(1), "checkpoints kept, besides the one with the best robust validation accuracy", decides=False),
     "validation.num_examples": Field(500, integer(1), "the first of the validation split", decides=False),
-    "validation.attack_steps": Field(10, integer(1), "of eps / 4, on the cross-entropy, from one random start"),
+    "validation.attack_steps": Field(10, integer(1), "of eps / 4, on the logarithm of the cross-entropy, from one random start"),
     "evaluation.eps": Field((0.0, 0.05, 0.1, 0.2, 0.3, 0.35, 0.4), several(number(), 1), "eps ladder of the evaluation", decides=False),
 }
 
@@ -173,9 +173,12 @@ def load_config(given: str, overrides: Sequence[str] = ()) -> ml_collections.Con
     with user_code(path):
         config = get_config(variant)
     made = isinstance(config, ml_collections.ConfigDict)
-    missing = [name for name in FIELDS if name not in flat(config.to_dict())] if made else ["fields at all"]
-    wrong = f"--config {path}: get_config(variant) must return what experiments.configs.base.make returns, this one has no {missing[:1]}"
-    refuse(bool(missing) or not isinstance(config.get("defense"), ml_collections.ConfigDict), wrong)
+    missing = [name for name in FIELDS if name not in flat(config.to_dict())] if made else ["fields"]
+    missing += ["defense"] if made and not isinstance(config.get("defense"), ml_collections.ConfigDict) else []
+    wrong = (
+        f"--config {path}: get_config(variant) must return what experiments.configs.base.make returns; this one has no good {missing[:1]}"
+    )
+    refuse(bool(missing), wrong)
     refuse_lengths_of_another_norm(config.attack.norm, pairs.get("attack.norm", config.attack.norm), pairs)
     for field, text in pairs.items():
         kind = _kind_of(field, config)
@@ -197,7 +200,7 @@ def _kind_of(field: str, config: ml_collections.ConfigDict) -> Kind:
         refuse(name not in kinds, f"config.{field}: the method {config.method} takes {options.in_words(kinds)}")
         return kinds[name]
     near = difflib.get_close_matches(field, [*FIELDS, *(name.rpartition(".")[2] for name in FIELDS)], 1)
-    meant = f"; did you mean {next(name for name in FIELDS if name.endswith(near[0]))}?" if near else ""
+    meant = f"; did you mean {next(name for name in FIELDS if near[0] in (name, name.rpartition('.')[2]))}?" if near else ""
     known = f"there are {', '.join(FIELDS)}, and defense.OPTION of the method"
     refuse(field not in FIELDS, f"the config has no field {field!r}: {known}{meant}")
     return FIELDS[field].kind

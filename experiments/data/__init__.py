@@ -135,9 +135,4 @@ def load_split(name: str, split: str, data_dir: str | None = None) -> Split:
     Raises:
       UserError: for an unknown name, or data that is not there.
     """
-    missing = data_dir is not None and not os.path.isdir(data_dir)
-    refuse(
-        missing,
-        f"there is no folder {data_dir} (--data_dir): run python -m experiments.prepare_data --dataset {name} --data_dir {data_dir}",
-    )
     return find_dataset(name).load(split, data_dir)

@@ -58,6 +58,9 @@ def whole_split(name: str, image_shape: tuple[int, int, int], split: str, data_d
 def open_tfds(name: str, split: str, data_dir: str | None, asked: str | None = None) -> Any:
     """The random-access source of a prepared tfds split. asked: the name of the data set in commands, where it is another."""
     asked = asked or name
+    if data_dir is not None and not pathlib.Path(data_dir).is_dir():
+        advice = f"run python -m experiments.prepare_data --dataset {asked} --data_dir {data_dir}"
+        raise UserError(f"there is no folder {data_dir} (--data_dir): {advice}")
     import tensorflow_datasets as tfds
 
     place = "" if data_dir is None else f" --data_dir {data_dir}"

@@ -37,6 +37,11 @@ def clean_check(network: Model, spec: None) -> Check:
     return devices.pmap_full_precision(check)
 
 
+def or_nan(found: AttackResult) -> AttackResult:
+    """What an attack found, NaN where it had no finite gradient, which `check_perturbations` refuses: for attacks inside of others."""
+    return found._replace(x_adv=jnp.where(found.finite(), found.x_adv, jnp.nan))
+
+
 def perturbation(ball: Any, x: Image, found: AttackResult) -> dict[str, Any]:
     """What is kept of an attack.
 

@@ -92,7 +92,7 @@ def run_measures(evaluation: Evaluation, chosen: Mapping[str, Chosen], protocol:
         measures[name] = MeasureInfo(len(measured.arrays["indices"]), measure.describe(own), options.settings(own))
     for record in records:
         if record.get("without_gradient", 0) and devices.is_first_process():
-            warn(f"{record.measure}, eps {record['eps']:g}: {hidden_gradients(record)}")
+            warn(f"{record.measure}, eps {record.get('eps', 0.0):g}: {hidden_gradients(record)}")
     model = evaluation.model
     made = {
         **model.provenance,

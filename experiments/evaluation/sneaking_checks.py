@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.data import to_unit
-from experiments.evaluation.attacks import perturbation
+from experiments.evaluation.attacks import or_nan, perturbation
 from experiments.evaluation.engine import Check, predicted_class
 from experiments.runtime import devices
 from experiments.runtime.names import find
@@ -56,7 +56,8 @@ def ascent(norm: str, settings: Any, gain: float | None, eps: Scalar, x: Image, 
     ball = find(BALLS, norm, "norm")(eps) if gain is None else ClippedLInf(eps, gain)
     step_sizes = step_rule(settings.step_sizes)(eps, settings.num_steps)
     attack = best_of_pgd if settings.best_iterate else last_of_pgd
-    return functools.partial(attack, ball=ball, x=x, step_sizes=step_sizes, start=start if settings.warm_start else x)
+    first = start if settings.warm_start else x
+    return lambda objective: or_nan(attack(objective, ball=ball, x=x, step_sizes=step_sizes, start=first))
 
 
 @functools.lru_cache

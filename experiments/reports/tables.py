@@ -141,7 +141,9 @@ def coverage(entries: Sequence[Entry]) -> list[str]:
         hidden = [record for record in entry.records() if record.get("without_gradient", 0)]
         if hidden:
             worst = max(hidden, key=lambda record: record["without_gradient"])
-            notes.append(f"Not to be trusted: {entry.label}, `{entry.protocol}`, eps {worst['eps']:.4g}: {hidden_gradients(worst)}.")
+            notes.append(
+                f"Not to be trusted: {entry.label}, `{entry.protocol}`, eps {worst.get('eps', 0.0):.4g}: {hidden_gradients(worst)}."
+            )
     return notes
 
 

@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from experiments.runtime import storage
-from experiments.runtime.errors import UserError, one_line, refuse, warn
+from experiments.runtime.errors import Stopped, UserError, one_line, refuse, warn
 
 SCORE = "robust_accuracy"
 SYSTEM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)  # to be found in the long messages of tensorstore
@@ -61,7 +61,7 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
+        if kind is None or issubclass(kind, Stopped):  # which says that all is saved
             with self._writing():
                 self.manager.close()
             return
@@ -99,16 +99,13 @@ class Checkpoints:
         with self._writing():
             self.manager.save(step, args=args, metrics=metrics)
 
-    def set_aside(self, after: int) -> list[int]:
-        """Moves the checkpoints of steps after one into `set_aside/` beside their folder, and returns those."""
-        later = [step for step in self.steps() if step > after]
-        for step in later:
+    def set_aside(self, steps: Sequence[int]) -> None:
+        """Moves checkpoints into `set_aside/` beside their folder."""
+        for step in steps:
             place = self.directory.parent / "set_aside"
             place.mkdir(exist_ok=True)
             free = next(name for n in itertools.count() if not (name := place / f"{step}{f'_{n}' * bool(n)}").exists())
             (self.directory / str(step)).rename(free)
-        self.manager.reload()
-        return later
 
     def metadata(self, which: str | int, needs: Sequence[str] = ()) -> dict[str, Any]:
         """The JSON of a step ("latest", "best" or a number). needs: fields, objects all, that must be there.
@@ -116,7 +113,9 @@ class Checkpoints:
         Raises:
           UserError: if there is no such step, or it is damaged.
         """
-        step = self._step(which)
+        return self._read_metadata(self._step(which), needs)
+
+    def _read_metadata(self, step: int, needs: Sequence[str] = ()) -> dict[str, Any]:
         try:
             found = storage.read_json(self.directory / str(step) / "metadata" / "metadata")
         except (OSError, ValueError) as error:
@@ -142,24 +141,25 @@ class Checkpoints:
         return self.directory / str(step) / "metrics" / "metrics"
 
     def _restore_scores(self) -> None:
-        """Writes anew the files of scores that are damaged, which orbax reads all at once, from the metadata, which have them, too."""
-        for step in [path.name for path in self.directory.glob("*") if path.name.isdecimal()]:
+        """Writes anew the files of scores that differ from the metadata, which have them, too: orbax reads these files all at once, fails where one
+        is damaged, and deletes checkpoints by what they say.
+        """
+        for step in [int(path.name) for path in self.directory.glob("*") if path.name.isdecimal()]:
             file = self._scores_file(step)
             try:
-                if not file.parent.exists() or isinstance(storage.read_json(file)[SCORE], float):
-                    continue
-            except (OSError, ValueError, KeyError, TypeError, IndexError):
-                pass
-            advice = (
-                f"the scores of checkpoint {step} in {self.directory} are damaged: move {self.directory / step} away to continue without it"
-            )
+                found = storage.read_json(file) if file.parent.exists() else None
+            except (OSError, ValueError):
+                found = "damaged"
             try:
-                scores = storage.read_json(self.directory / step / "metadata" / "metadata")["scores"]
-                refuse(not isinstance(scores, dict), advice)
+                scores = self._read_metadata(step)["scores"]
+            except (UserError, KeyError):  # damaged, too; or of an earlier version, which had no scores in the metadata
+                good = found is None or (isinstance(found, dict) and isinstance(found.get(SCORE), float))
+                advice = f"move {self.directory / str(step)} away to continue without it"
+                refuse(not good, f"the scores of checkpoint {step} in {self.directory} are damaged: {advice}")
+                continue
+            if found != scores and scores is not None:
                 storage.save_text(file, json.dumps(scores))
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                raise UserError(advice) from error
-            warn(f"the scores of checkpoint {step} were damaged, and are written anew from its metadata")
+                warn(f"the scores of checkpoint {step} were damaged, and are written anew from its metadata")
 
     def restore(self, which: str | int, like: Any) -> Restored:
         """The whole state of a step.
@@ -231,7 +231,7 @@ class Checkpoints:
 
     def _advice(self, step: int) -> str:
         """What to do about a damaged checkpoint, in an evaluation or in a training."""
-        if self.read_only:
+        if self.read_only or not hasattr(self, "manager"):
             return "choose another --step, or move it away"
         earlier = [other for other in self.steps() if other < step]
         return f"--from_step={earlier[-1]} continues from the one before" if earlier else "move it away to begin anew"
@@ -268,7 +268,7 @@ class _Reader:
         self.directory, self.checkpointer = directory, ocp.Checkpointer(ocp.CompositeCheckpointHandler())
 
     def all_steps(self) -> list[int]:
-        return list(ocp.utils.checkpoint_steps(self.directory))
+        return [int(path.name) for path in self.directory.iterdir() if path.is_dir() and path.name.isdecimal()]
 
     def restore(self, step: int, args: Any) -> Any:
         return self.checkpointer.restore(self.directory / str(step), args=args)

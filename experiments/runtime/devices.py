@@ -80,7 +80,7 @@ def start(
         raise UserError(f"--num_processes={num_processes} must be at least 1")
     if coordinator != "auto" and not 0 <= process_id < num_processes:
         raise UserError(f"--process_id={process_id} must be in 0..{num_processes - 1}, one for each of the --num_processes={num_processes}")
-    port = re.fullmatch(r"[^:]+:([0-9]{1,5})", coordinator)
+    port = re.fullmatch(r"(?:\[[^\]]+\]|[^:]+):([0-9]{1,5})", coordinator)
     if coordinator != "auto" and not (port and 1 <= int(port[1]) <= 65535):
         raise UserError(f"--coordinator={coordinator}: must be auto, or host:port of process 0 with a port in 1..65535")
     jax.config.update("jax_cpu_collectives_implementation", "gloo")

@@ -42,10 +42,6 @@ def run_command(main: Callable[[], None], positional: str | None = None, define:
                 processes.leave()
         except UserError as error:
             fail(str(error))
-        except OSError as error:
-            if error.errno is None:
-                raise
-            fail(f"{error.filename}: {error.strerror}" if error.filename else f"a file cannot be read or written: {error.strerror}")
         except Stopped as stopped:
             print(stopped, file=sys.stderr)
             sys.exit(stopped.code)
@@ -54,9 +50,9 @@ def run_command(main: Callable[[], None], positional: str | None = None, define:
         except Exception as error:  # no mistake
             if (processes := _processes()) is not None and processes.joined():
                 processes.wait_for_reason()  # most likely another process is gone that is known: one line all the same, and what a developer needs
-            with tempfile.NamedTemporaryFile("w", prefix="irob-", suffix=".txt", delete=False) as file:
-                traceback.print_exc(file=file)
-            fail(f"{type(error).__name__}: {one_line(error, 300)} (unexpected: the traceback is in {file.name})", code=1)
+            if isinstance(error, OSError) and error.errno is not None:
+                fail(f"{error.filename}: {error.strerror}" if error.filename else f"a file cannot be read or written: {error.strerror}")
+            fail(f"{type(error).__name__}: {one_line(error, 300)} (unexpected{_kept_traceback()})", code=1)
 
     app.run(guarded, flags_parser=lambda argv: _parse(argv, positional))
 
@@ -172,6 +168,16 @@ def fail(message: str, code: int = 2) -> None:
         sys.stderr.flush()
         os._exit(code)  # the runtime would wait for the others
     sys.exit(code)
+
+
+def _kept_traceback() -> str:
+    """Writes the traceback of the exception under way into a file, and says where."""
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="irob-", suffix=".txt", delete=False) as file:
+            traceback.print_exc(file=file)
+    except OSError:
+        return ""
+    return f": the traceback is in {file.name}"
 
 
 def _processes() -> ModuleType | None:

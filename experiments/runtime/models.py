@@ -120,7 +120,10 @@ def _current_ladder(workdir: pathlib.Path, config: ml_collections.ConfigDict) ->
     """The ladder of config.json, which may have changed since the checkpoint was written."""
     try:
         stored = base.stored_config(storage.read_json(workdir / "config.json"), "config.json")
-    except (OSError, ValueError, UserError):
+    except FileNotFoundError:
+        return tuple(config.evaluation.eps)
+    except (OSError, ValueError, UserError) as error:
+        warn(f"{workdir / 'config.json'} cannot be read ({one_line(error, 120)}): the eps ladder is that of the checkpoint")
         return tuple(config.evaluation.eps)
     return tuple((stored if stored.attack.norm == config.attack.norm else config).evaluation.eps)
 

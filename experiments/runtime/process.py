@@ -12,15 +12,16 @@ KEPT_BYTES = 2**28
 
 def keep_compiled_programs() -> None:
     """Has JAX keep compiled programs on disk, so that a second start of a command does not compile. JAX's own variables take precedence."""
-    try:
-        (cache_dir() / "compiled").mkdir(parents=True, exist_ok=True)
-        writable = os.access(cache_dir() / "compiled", os.W_OK)
-    except OSError:
-        writable = False
-    if not writable:
-        warn(f"the cache {cache_dir()} cannot be written: programs are compiled anew each time; set IROB_CACHE to another folder")
-        return
     ours = not {"JAX_COMPILATION_CACHE_DIR", "JAX_COMPILATION_CACHE_MAX_SIZE"} & set(os.environ)
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        try:
+            (cache_dir() / "compiled").mkdir(parents=True, exist_ok=True)
+            writable = os.access(cache_dir() / "compiled", os.W_OK)
+        except OSError:
+            writable = False
+        if not writable:
+            warn(f"the cache {cache_dir()} cannot be written: programs are compiled anew each time; set IROB_CACHE to another folder")
+            return
     for name, value in (
         ("JAX_COMPILATION_CACHE_DIR", str(cache_dir() / "compiled")),
         ("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1"),

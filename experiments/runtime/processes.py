@@ -19,7 +19,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-from jax._src import distributed  # for the coordinator's table, which `jax.distributed` does not show
 
 from experiments.runtime.errors import UserError, one_line
 
@@ -39,9 +38,13 @@ def join(coordinator: str, num_processes: int, process_id: int, timeout: int, se
     Raises:
       UserError: if the coordinator or another process does not come in time, or was started with other settings.
     """
+    from jax._src import distributed  # for the coordinator's table, which `jax.distributed` does not show
+
     reach(coordinator, process_id, timeout)
     _quiet_runtime()
-    _State.when_aborted = f"not all {num_processes} processes came after {timeout} seconds (--timeout)"
+    _State.when_aborted = (
+        f"not all {'' if coordinator == 'auto' else f'{num_processes} '}processes came after {timeout} seconds (--timeout)"
+    )
     try:
         if coordinator == "auto":
             jax.distributed.initialize(initialization_timeout=timeout)
@@ -51,8 +54,9 @@ def join(coordinator: str, num_processes: int, process_id: int, timeout: int, se
         late = any(word in str(error).upper() for word in ("DEADLINE", "TIMED OUT", "TIMEOUT"))
         what = _State.when_aborted if late else f"could not connect to the coordinator ({one_line(error)})"
         raise UserError(f"--coordinator={coordinator}: {what}") from error
-    _State.when_aborted = "the coordinator, process 0, does not answer: it has ended or cannot be reached"
-    _State.watch = Watch(distributed.global_state.client, jax.process_index(), jax.process_count())
+    own, gone = jax.process_index(), "the coordinator, process 0, does not answer: it has ended or cannot be reached"
+    _State.when_aborted = "the runtime ended this process" if own == 0 else gone
+    _State.watch = Watch(distributed.global_state.client, own, jax.process_count())
     _State.watch.compare(settings, timeout)
 
 
@@ -79,6 +83,7 @@ def reach(coordinator: str, process_id: int, timeout: int) -> None:
     if coordinator == "auto":
         return
     host, port = coordinator.rsplit(":", 1)
+    host = host.strip("[]")  # of an IPv6 address
     if process_id == 0:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -94,9 +99,9 @@ def reach(coordinator: str, process_id: int, timeout: int) -> None:
         try:
             socket.create_connection((host, int(port)), timeout=min(timeout, 5)).close()
             return
-        except OSError as error:
-            if time.monotonic() > end:
-                reason = f"no coordinator there after {timeout} seconds (--timeout): {error.strerror or error}"
+        except (OSError, UnicodeError) as error:
+            if time.monotonic() > end or isinstance(error, UnicodeError):
+                reason = f"no coordinator there after {timeout} seconds (--timeout): {getattr(error, 'strerror', None) or error}"
                 raise UserError(f"--coordinator={coordinator}: {reason}; is process 0 running?") from error
             time.sleep(0.2)
 
@@ -124,7 +129,7 @@ class Watch:
         if differing:
             name = differing[0]
             what = f"{name} {settings.get(name, '(none)')}, process 0 with {first.get(name, '(none)')}"
-            raise UserError(f"process {self.own} was started with {what}: all processes of a run take the same command")
+            raise UserError(f"process {self.own} was started with {what}: all processes of a run take the same command and versions")
 
     def _set(self, key: str, value: str) -> None:
         self.client.key_value_set(key, value, allow_overwrite=True)
@@ -169,7 +174,7 @@ class _State:
     watch: Watch | None = None
     when_aborted = ""
     log = ""
-    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: _end(_State.when_aborted))
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: _aborted())
     ending = threading.Lock()
 
 
@@ -190,6 +195,13 @@ def wait_for_reason() -> None:
     """Waits until the watch has found which process is gone, which ends this one; returns if none is."""
     if _State.watch is not None:
         _State.watch.thread.join(SILENCE + 5 * INTERVAL)
+
+
+def _aborted() -> None:
+    """The line of a process that the runtime aborts. It runs inside of a signal handler, so it asks nobody."""
+    if _State.ending.acquire(blocking=False):
+        print(f"error: {_State.when_aborted} (the runtime's own messages are in {_State.log})", file=sys.stderr, flush=True)
+        os._exit(2)
 
 
 def _end(reason: str) -> None:

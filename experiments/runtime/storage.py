@@ -16,7 +16,7 @@ from experiments.runtime.errors import UserError, one_line
 
 def cache_dir() -> pathlib.Path:
     """Where decoded data sets and compiled programs are kept: $IROB_CACHE, or ~/.cache/irob."""
-    return pathlib.Path(os.environ.get("IROB_CACHE") or pathlib.Path.home() / ".cache" / "irob").expanduser()
+    return pathlib.Path(os.path.expanduser(os.environ.get("IROB_CACHE") or "~/.cache/irob"))
 
 
 def slug(text: str) -> str:

@@ -52,7 +52,7 @@ def number(positive: bool = False, below: float | None = None) -> Kind:
             raise ValueError(must)
         with np.errstate(over="ignore", under="ignore"):
             rounded = float(np.float32(value))
-        if (positive and not 0 < rounded < math.inf) or (below is not None and rounded >= below):
+        if (positive and rounded == 0) or rounded == math.inf or (below is not None and rounded >= below):
             raise ValueError(f"{must}, which {value:g} is not in float32")
         return float(value)
 

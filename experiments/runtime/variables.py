@@ -58,9 +58,11 @@ def write_variables(file: str, variables: Any) -> str:
       The SHA-256 (`checkpoints.fingerprint` of the arrays by path).
 
     Raises:
-      UserError: for a name that ends otherwise, or a place that cannot be written.
+      UserError: for a name that ends otherwise, types that NumPy does not know, or a place that cannot be written.
     """
     path, arrays = pathlib.Path(file), flat_arrays(variables)
+    unknown = [name for name, array in arrays.items() if array.dtype.kind not in "fiub"]
+    refuse(bool(unknown), f"{file}: {unknown[:1]} is of a type that NumPy does not know: convert it to float32")
     digest = fingerprint(arrays)
     refuse(path.suffix not in (".npz", ".safetensors"), f"{file}: weights are written as .npz or .safetensors")
     try:
@@ -69,7 +71,7 @@ def write_variables(file: str, variables: Any) -> str:
         else:
             from safetensors.numpy import save
 
-            content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, {CHECKSUM: digest})
+            content = save({name: np.asarray(array, order="C") for name, array in arrays.items()}, {CHECKSUM: digest})
             storage.save_atomically(path, lambda opened: opened.write(content))
     except OSError as error:
         raise UserError(f"{file} cannot be written: {error.strerror or error}") from error

@@ -1,5 +1,6 @@
 """The training loop: steps, log, validation, checkpoints."""
 
+import contextlib
 import inspect
 import pathlib
 import sys
@@ -26,7 +27,7 @@ from experiments.runtime.signals import stopped_by
 from experiments.training.augment import check_augmentation
 from experiments.training.log import Log
 from experiments.training.recipe import check_recipe, eps_at
-from experiments.training.step import MetricSums, TrainState, initial_state, make_step, zero_metrics
+from experiments.training.step import PARTS, MetricSums, TrainState, initial_state, make_step, zero_metrics
 from experiments.training.validation import validation_scores
 from experiments.training.workdir import locked_workdir, refuse_changes, refuse_other_runs
 from irob.defenses import Defense
@@ -62,10 +63,13 @@ def train(
     base.validate_config(config, devices.num_devices())
     refuse_other_runs(pathlib.Path(workdir), base.plain_config(config), extend)  # before the work of the rest
     network, defense, params, split, validation = _prepared(config, workdir, data_dir)
+    same = fingerprint(params) + split.source["sha256"] + validation.source["sha256"]
+    refuse(not devices.all_processes_agree(same), "the processes do not see the same data or initial parameters: give all the same files")
     with locked_workdir(workdir, config, extend) as directory, Checkpoints(directory, config.keep_last) as checkpoints:
         if from_step is not None:
-            _go_back(checkpoints, workdir, from_step)
+            _go_back(checkpoints, workdir, from_step, initial_state(config, network, params))
         state, history = _latest(checkpoints, workdir, config, split, network, params)
+        history = history if from_step is None else history._replace(from_step=from_step)
         start = int(state.step)
         if start >= config.num_steps or history.waited(config):
             early = f": it stopped at {start}, config.patience after its best validation at {history.best_step}"
@@ -144,6 +148,7 @@ class History(NamedTuple):
     best_score, best_step, validations: the best robust validation accuracy, where it was, and how many validations came after it.
     extended_from: numbers of steps that this run was to have before it was extended.
     init_from: digest of the parameters that it began with, where they are those of `config.init_from`.
+    from_step: the checkpoint that it went back to; 0 if it never did.
     """
 
     best_score: float = -1.0
@@ -151,6 +156,7 @@ class History(NamedTuple):
     validations: int = 0
     extended_from: tuple[int, ...] = ()
     init_from: str = ""
+    from_step: int = 0
 
     def after(self, step: int, score: float, config: ml_collections.ConfigDict) -> "History":
         """The history with one more validation."""
@@ -202,11 +208,17 @@ def check_network(config: ml_collections.ConfigDict, network: Model, defense: De
             raise UserError(f"config.map = {config.map!r}, which {config.method} compares: {error}") from error
 
 
-def _go_back(checkpoints: Checkpoints, workdir: str, step: int) -> None:
-    """Makes a checkpoint the last one."""
+def _go_back(checkpoints: Checkpoints, workdir: str, step: int, like: TrainState) -> None:
+    """Makes a checkpoint the last one, unless the last one is a good one that came from it: so the same command resumes."""
     there = checkpoints.steps()
     refuse(step not in there, f"--from_step={step}: {workdir} has the checkpoints {', '.join(map(str, there)) or 'none'}")
-    if later := checkpoints.set_aside(step):
+    with contextlib.suppress(UserError):
+        if checkpoints.restore("latest", like).metadata.get("history", {}).get("from_step") == step:
+            return
+    later = [other for other in there if other > step]
+    devices.on_first_process(lambda: checkpoints.set_aside(later), f"--workdir {workdir}", "make it writable")
+    checkpoints.manager.reload()
+    if later and devices.is_first_process():
         warn(
             f"the checkpoints {', '.join(map(str, later))} are now in {pathlib.Path(workdir) / 'set_aside'}; the run continues from {step}"
         )
@@ -230,13 +242,20 @@ def _latest(
     return restored.state, history
 
 
+NONFINITE = {  # part of a step -> what is said of it, and what to do
+    "attack": ("the gradient of what the attack ascends was", "a term has none where the attack starts, or the logits overflow"),
+    "loss": ("the loss was", "lower config.learning_rate"),
+    "update": (
+        "the loss was finite, but its gradient or the update was",
+        "at the first step: a term of the loss has no gradient there (as a norm at x' = x); otherwise lower config.learning_rate",
+    ),
+}
+
+
 def mean_loss(sums: MetricSums, directory: pathlib.Path) -> float:
     """The mean loss, or a `UserError` if a step was not finite."""
     if sums.first_nonfinite_step > 0:
-        what, advice = "the loss was", "lower config.learning_rate"
-        if sums.finite_loss:
-            what = "the loss was finite, but its gradient or the update was"
-            advice = f"if this is the first step, a term of the loss has no gradient there (as a norm at x' = x); otherwise {advice}"
+        what, advice = NONFINITE[PARTS[int(sums.nonfinite_part)]]
         raise UserError(
             f"{what} not finite at step {int(sums.first_nonfinite_step)}: training stopped, the checkpoints before it are kept in"
             f" {directory / 'checkpoints'}; {advice}"

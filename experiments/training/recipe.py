@@ -63,10 +63,11 @@ def check_recipe(config: ml_collections.ConfigDict, params: Params) -> None:
     except (TypeError, ValueError, AttributeError, KeyError) as error:
         made = f"{call_text(config.optimizer)} with {call_text(config.schedule)}"
         raise UserError(f"config.optimizer, config.schedule: {made} make no optimizer: {one_line(error)}") from error
-    updates = np.arange(max(config.num_steps // config.accumulate_steps, 1))
+    last = max(config.num_steps // config.accumulate_steps, 1) - 1
+    updates = np.unique(np.linspace(0, last, min(last + 1, 100_000)).astype(np.int32))
     rates = np.asarray(jax.jit(jax.vmap(schedule(config)))(updates))
     wrong = ~(np.isfinite(rates) & (rates >= 0.0))
-    first = int(np.argmax(wrong))
+    first = int(updates[np.argmax(wrong)])
     what = f"config.schedule = {call_text(config.schedule)}: the learning rate"
-    refuse(bool(wrong.any()), f"{what} of update {first} is {rates[first]:g}: it must be finite and not negative")
+    refuse(bool(wrong.any()), f"{what} of update {first} is {rates[np.argmax(wrong)]:g}: it must be finite and not negative")
     refuse(not rates.any(), f"{what} is 0 at every update")

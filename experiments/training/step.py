@@ -22,7 +22,7 @@ from experiments.runtime.names import find
 from experiments.runtime.plan import EXAMPLES, Plan, mean_and_gradient, vmap_in_pieces
 from experiments.training import augment
 from experiments.training.recipe import eps_at, optimizer
-from irob.attacks import BALLS, constant_steps, pgd
+from irob.attacks import BALLS, constant_steps, last_of_pgd
 from irob.defenses import Defense
 from irob.maps import EXPLAINERS, differentiable, explainer, frozen, training
 from irob.models import OwnModel
@@ -48,13 +48,16 @@ class MetricSums(NamedTuple):
     """Sums since the last line of the log.
 
     first_nonfinite_step: the first step, from 1, whose loss or new parameters were not finite; else 0.
-    finite_loss: whether the loss of that step was finite, so that its gradient or update was not.
+    nonfinite_part: what was not finite at that step, an index of `PARTS`.
     """
 
     loss: Array
     steps: Array
     first_nonfinite_step: Array
-    finite_loss: Array
+    nonfinite_part: Array
+
+
+PARTS = ("attack", "loss", "update")
 
 
 def initial_state(config: ml_collections.ConfigDict, network: Model, params: Params | None = None) -> TrainState:
@@ -67,7 +70,7 @@ def initial_state(config: ml_collections.ConfigDict, network: Model, params: Par
 
 def zero_metrics() -> MetricSums:
     """The sums before any step."""
-    return MetricSums(np.zeros((), np.float32), np.zeros((), np.int32), np.zeros((), np.int32), np.zeros((), bool))
+    return MetricSums(np.zeros((), np.float32), np.zeros((), np.int32), np.zeros((), np.int32), np.zeros((), np.int32))
 
 
 def make_attack(config: ml_collections.ConfigDict, network: Model, defense: Defense, plan: Plan) -> Callable[..., Array]:
@@ -82,7 +85,9 @@ def make_attack(config: ml_collections.ConfigDict, network: Model, defense: Defe
 
         def one(x: Array, label: Array, key: Array) -> Array:
             assert defense.inner is not None
-            return pgd(defense.inner(explain, x, label), ball, x, step_sizes=step_sizes, start=ball.random_point(key, x))
+            inner = defense.inner(explain, x, label)
+            found = last_of_pgd(lambda z: (inner(z), 0.0), ball, x, step_sizes=step_sizes, start=ball.random_point(key, x))
+            return jnp.where(found.finite(), found.x_adv, jnp.nan)  # without any finite gradient training must not go on
 
         return vmap_in_pieces(one, lambda n: plan.attack_piece(n, largest))(x, labels, keys)
 
@@ -139,9 +144,10 @@ def make_step(
         finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((loss, params))]))
         first = (sums.first_nonfinite_step == 0) & ~finite
         bad = jnp.where(first, state.step + 1, sums.first_nonfinite_step)
-        finite_loss = jnp.where(first, jnp.isfinite(loss), sums.finite_loss)
+        part = jnp.where(jnp.all(jnp.isfinite(x_adv)), jnp.where(jnp.isfinite(loss), 2, 1), 0)
+        part = jnp.where(first, part, sums.nonfinite_part)
         new = TrainState(params, optimizer_state, state.step + 1, state.key, moving_average(config, state, params))
-        return new, MetricSums(sums.loss + loss, sums.steps + 1, bad, finite_loss)
+        return new, MetricSums(sums.loss + loss, sums.steps + 1, bad, part)
 
     def steps(state: TrainState, sums: MetricSums, images: Array, labels: Array) -> tuple[TrainState, MetricSums]:
         return jax.lax.scan(lambda carry, batch: (step(*carry, *batch), None), (state, sums), (images, labels))[0]

@@ -10,6 +10,7 @@ import ml_collections
 
 from experiments.configs import base
 from experiments.runtime import devices, storage
+from experiments.runtime.checkpoints import Checkpoints
 from experiments.runtime.errors import UserError, one_line, refuse
 
 
@@ -44,23 +45,31 @@ def refuse_other_runs(directory: pathlib.Path, wanted: dict[str, Any], extend: b
     """
     file = directory / "config.json"
     holds_a_run = (directory / "checkpoints").exists() or (directory / "metrics.jsonl").exists()
-    if file.exists() and holds_a_run:
+    if not holds_a_run:
+        return
+    checkpointed = _config_of_a_checkpoint(directory)
+    if file.exists() or checkpointed is not None:
         try:
-            stored = storage.read_json(file)
+            stored = storage.read_json(file) if file.exists() else checkpointed
         except (ValueError, OSError) as error:
-            advice = "delete it, the checkpoints have it, too" if _complete_checkpoints(directory) else "use another --workdir"
+            advice = "use another --workdir" if checkpointed is None else "delete it, the checkpoints have it, too"
             raise UserError(f"{file} is not a config written by this command ({one_line(error, 120)}): {advice}") from error
         base.stored_config(stored, str(file))
         found = base.with_defaults(stored)
         if extend and found["num_steps"] < wanted["num_steps"]:
             found["num_steps"] = wanted["num_steps"]
         refuse_changes(str(directory), found, wanted)
-    elif holds_a_run and not _complete_checkpoints(directory):  # which have the config, too, and refuse another
+    else:
         raise UserError(f"{directory} holds checkpoints or logs but no config.json: use another --workdir")
 
 
-def _complete_checkpoints(directory: pathlib.Path) -> bool:
-    return any(file.parents[1].name.isdecimal() for file in directory.glob("checkpoints/*/metadata/metadata"))
+def _config_of_a_checkpoint(directory: pathlib.Path) -> Any:
+    """The config of the newest checkpoint whose metadata can be read; None if there is none."""
+    with contextlib.suppress(UserError), Checkpoints(directory, read_only=True) as checkpoints:
+        for step in reversed(checkpoints.steps()):
+            with contextlib.suppress(UserError):
+                return checkpoints.metadata(step, needs=("config",))["config"]
+    return None
 
 
 def refuse_changes(workdir: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:

@@ -67,6 +67,23 @@ def checked_radius(eps: Scalar) -> Scalar:
     return eps
 
 
+def checked_center(x: Point) -> Point:
+    """The image itself, NaN where a traced pixel is not in [0, 1], up to rounding.
+
+    Raises:
+      ValueError: if its values are known, and one is not in [0, 1].
+    """
+    if isinstance(x, jax.core.Tracer):
+        return jnp.where((x >= -ROUNDING) & (x <= 1.0 + ROUNDING), x, jnp.nan)
+    values = np.asarray(x, np.float64)
+    if not (np.all(values >= -ROUNDING) and np.all(values <= 1.0 + ROUNDING)):
+        raise ValueError(f"pixels are in [0, 1], got {values.min():g} .. {values.max():g}: divide uint8 pixels by 255")
+    return x
+
+
+ROUNDING = 1e-5  # of a pixel that was computed
+
+
 class LInf(NamedTuple):
     """The l-inf ball `max_i |x'_i - x_i| <= eps`, within [0, 1].
 
@@ -78,7 +95,7 @@ class LInf(NamedTuple):
 
     def project(self, x_adv: Point, x: Point) -> Point:
         """Clip to [x - eps, x + eps], then to [0, 1]."""
-        eps = checked_radius(self.eps)
+        eps, x = checked_radius(self.eps), checked_center(x)
         return jnp.clip(jnp.clip(x_adv, x - eps, x + eps), 0.0, 1.0)
 
     def ascend(self, x_adv: Point, gradient: Point, step_size: Scalar) -> Point:
@@ -120,6 +137,7 @@ class L2(NamedTuple):
         Where the box stops a coordinate (s |d_i| >= r_i, its room) it adds r_i^2 to the squared length, otherwise s^2 d_i^2. Solving for s with
         the coordinates stopped so far stays below the solution and stops more of them, until no further one is stopped.
         """
+        x = checked_center(x)
         d, eps = x_adv - x, checked_radius(self.eps)
         room = jnp.where(d > 0.0, 1.0 - x, x)
 
@@ -178,6 +196,7 @@ class L1(NamedTuple):
         The length sum_i clip(|d_i| - t, 0, r_i) is piecewise linear and decreasing in t, with knots at |d_i| - r_i and at |d_i|: the sorted knots
         tell which piece reaches eps.
         """
+        x = checked_center(x)
         d, eps = x_adv - x, jnp.asarray(checked_radius(self.eps), x.dtype)
         size = jnp.abs(d)
         room = jnp.minimum(size, jnp.where(d > 0.0, 1.0 - x, x))
@@ -197,7 +216,8 @@ class L1(NamedTuple):
         t = jnp.maximum(t + (length - eps) / jnp.maximum(moving, 1).astype(x.dtype), 0.0)
         kept = jnp.clip(size - t, 0.0, room)
         projected = x + jnp.sign(d) * kept
-        return jnp.where(jnp.abs(projected - x) > kept, jnp.nextafter(projected, x), projected)
+        nearer = jnp.nextafter(jax.lax.stop_gradient(projected), jax.lax.stop_gradient(x))
+        return jnp.where(jnp.abs(projected - x) > kept, projected + (nearer - jax.lax.stop_gradient(projected)), projected)
 
     def ascend(self, x_adv: Point, gradient: Point, step_size: Scalar) -> Point:
         """The best point of the l1 ball of radius step_size around x' within the box: pixels move in the order of |g|, each as far as the box

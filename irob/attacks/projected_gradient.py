@@ -93,11 +93,11 @@ def pgd(
         discrepancy, has gradient zero at x, so it needs one.
 
     Returns:
-      The last iterate. No gradient flows through it. Where a gradient is not finite it counts as zero. If none was of use, a call outside of jit
-      warns; `best_of_pgd` has the counts. In a Python loop `pgd` is compiled at each call, `compiled_pgd` once.
+      The last iterate. No gradient flows through it. Elements of a gradient that are not finite count as zero. If no gradient was finite and not
+      zero, a call outside of jit warns; `best_of_pgd` has the counts. In a Python loop `pgd` is compiled at each call, `compiled_pgd` once.
 
     Raises:
-      ValueError: if there is no step.
+      ValueError: if there is no step, a size that is known is negative, or start and x have two shapes.
 
     References:
       Madry et al. 2018, https://arxiv.org/abs/1706.06083.
@@ -221,19 +221,29 @@ def _said(result: AttackResult) -> AttackResult:
         warnings.warn(
             f"none of the {counts.taken} gradients of the objective was of use ({counts.zero} zero everywhere, {counts.nonfinite} not finite): the"
             " attack went nowhere. An objective that compares with x needs a random start; a network that hides its gradients, another attack.",
-            stacklevel=4,
+            stacklevel=3,
         )
     return result
 
 
 def _start(start: Point | None, ball: Ball, x: Point) -> Array:
+    if not jnp.issubdtype(jnp.asarray(x).dtype, jnp.floating):
+        raise ValueError(f"x must be floats, pixels in [0, 1], got {jnp.asarray(x).dtype}: divide uint8 pixels by 255")
+    if start is not None and jnp.shape(start) != jnp.shape(x):
+        raise ValueError(f"start must have the shape of x, {jnp.shape(x)}, got {jnp.shape(start)}")
     return jnp.asarray(x) if start is None else jnp.asarray(ball.project(start, x))
 
 
 def _checked(step_sizes: Float[Array, " steps"], x: Point) -> Array:
-    if step_sizes.shape[0] < 1:
+    if jnp.ndim(step_sizes) != 1:
+        raise ValueError(
+            f"step_sizes must be [steps], one size for each, such as constant_steps(0.01, 40), got shape {jnp.shape(step_sizes)}"
+        )
+    if len(step_sizes) < 1:
         raise ValueError("step_sizes is empty: an attack takes at least one step")
-    return jnp.asarray(step_sizes, x.dtype)
+    if not isinstance(step_sizes, jax.core.Tracer) and not np.all(np.asarray(step_sizes) >= 0.0):
+        raise ValueError(f"step_sizes must not be negative or NaN, got {np.asarray(step_sizes)}")
+    return jnp.where(jnp.asarray(step_sizes) >= 0.0, step_sizes, jnp.nan).astype(x.dtype)
 
 
 # --- step sizes -----------------------------------------------------------------------------------------------------------------------------

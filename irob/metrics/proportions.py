@@ -63,11 +63,15 @@ def robust_accuracy(correct: Bool[Array, " n"], counted: Bool[Array, " n"] | Non
       Value, interval and n.
 
     Raises:
-      ValueError: if no example is counted.
+      ValueError: unless it is `[n]` of bool, and if no example is counted.
 
     >>> robust_accuracy(np.array([True, False, True, True])).value
     0.75
     """
+    if np.ndim(correct) != 1 or np.asarray(correct).dtype != bool:
+        raise ValueError(
+            f"correct must be True or False for each of n examples, got {np.asarray(correct).dtype} of shape {np.shape(correct)}"
+        )
     kept = np.asarray(correct) if counted is None else np.asarray(correct)[np.asarray(counted)]
     successes = int(kept.sum())
     low, high = wilson_interval(successes, len(kept))

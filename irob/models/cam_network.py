@@ -333,7 +333,7 @@ def create(name: str, input_shape: tuple[int, int, int], num_classes: int) -> CA
         raise ValueError(f"network {name!r}: the sides of its images must be multiples of 4, at least 4, got {input_shape[:2]}")
     if input_shape[2] < 1:
         raise ValueError(f"network {name!r}: images have at least one channel, got {input_shape[2]}")
-    if num_classes < 2:
-        raise ValueError(f"num_classes must be at least 2, got {num_classes}")
+    if not isinstance(num_classes, int | np.integer) or num_classes < 2:
+        raise ValueError(f"num_classes must be a whole number, at least 2, got {num_classes}")
     height, width, channels = input_shape
     return NETWORKS[name]((height, width, channels), num_classes)

@@ -196,7 +196,7 @@ def _bounded(data: bytes) -> None:
         raise pickle.UnpicklingError(f"it is truncated or damaged ({error})") from error
     for count, (operation, argument, _) in enumerate(operations):
         too_far = operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and isinstance(argument, int) and argument > len(data)
-        if too_far or count > MOST_OPERATIONS:
+        if too_far or count >= MOST_OPERATIONS:
             raise pickle.UnpicklingError("it would take more memory than weights do")
 
 

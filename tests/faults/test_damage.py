@@ -79,6 +79,9 @@ def test_training_goes_back_to_a_checkpoint_that_is_good(finished, tmp_path, cap
         train(config, str(place), from_step=5)
     assert fingerprint(train(config, str(place), from_step=4).params) == digests["8"]
     assert "the checkpoints 8 are now in" in capsys.readouterr().err and (place / "set_aside" / "8").is_dir()
+    assert fingerprint(train(config, str(place), from_step=4).params) == digests["8"] and not (place / "set_aside" / "8_1").exists()
+    assert "has all 8 steps already" in capsys.readouterr().err  # the same command again: it has gone back already
+    put(place / "checkpoints/8/state/manifest.ocdbt", b"")
     assert fingerprint(train(config, str(place), from_step=4).params) == digests["8"] and (place / "set_aside" / "8_1").is_dir()
     with Checkpoints(place, read_only=True) as checkpoints:
         assert checkpoints.steps() == [4, 8]
@@ -202,3 +205,35 @@ def released(content):
         return irob.paper.loads(content).params
     except ValueError as error:
         raise UserError(f"the file of weights: {error}") from error
+
+
+def test_without_its_config_a_run_is_what_its_checkpoints_say(finished, tmp_path):
+    workdir, config, digests = finished
+    place = copied(workdir, tmp_path / "run")
+    (place / "config.json").unlink()
+    other = base.load_config("digits:normal,tiny", ["checkpoint_every=4", "keep_last=3", "validation.num_examples=16", "seed=7"])
+    with pytest.raises(UserError, match=r"config.seed: 99 -> 7"):
+        train(other, str(place))
+    assert not (place / "config.json").exists()
+    assert fingerprint(train(config, str(place)).params) == digests["8"]
+    assert json.loads((place / "config.json").read_text())["seed"] == 99
+
+
+def test_scores_that_were_altered_do_not_decide_what_is_deleted(finished, tmp_path, capsys):
+    workdir, config, _ = finished
+    place = copied(workdir, tmp_path / "run")
+    file = place / "checkpoints/4/metrics/metrics"
+    written = json.loads(file.read_text())
+    for altered in (lambda: file.write_text(json.dumps(written | {"robust_accuracy": 0.99})), lambda: shutil.rmtree(file.parent)):
+        altered()
+        train(config, str(place))
+        assert json.loads(file.read_text()) == written and "written anew" in capsys.readouterr().err
+
+
+def test_a_folder_with_another_name_is_no_checkpoint(finished, tmp_path):
+    place = copied(finished[0], tmp_path / "run")
+    (place / "checkpoints/8").rename(place / "checkpoints/bad_8")
+    assert fingerprint(from_workdir(str(place), "latest").params) == finished[2]["4"]
+    (place / "checkpoints/bad_8").rename(place / "checkpoints/12")
+    with pytest.raises(UserError, match=r"checkpoint 12 .* is damaged: it is of step 8, and its folder has another name"):
+        from_workdir(str(place), "latest")

@@ -36,7 +36,7 @@ def last_line(process, seconds):
 def test_a_process_with_other_settings_ends_both(commands, tmp_path):
     where = address()
     first, second = start(commands, tmp_path, where, 0), start(commands, tmp_path, where, 1, "--config.seed=3")
-    wrong = "process 1 was started with config.seed 3, process 0 with 99"
+    wrong = "process 1 was started with config.seed 3, process 0 with 99: all processes of a run take the same command"
     assert wrong in last_line(second, 60)[0]
     message, seconds = last_line(first, 60)
     assert "process 1 ended:" in message and wrong in message and seconds < 30

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.data import to_unit
-from experiments.evaluation.attacks import ATTACKS, check_perturbations, clean_predictions, perturbation
+from experiments.evaluation.attacks import ATTACKS, check_perturbations, clean_predictions, or_nan, perturbation
 from experiments.evaluation.engine import Check, Evaluation, predicted_class
 from experiments.evaluation.maps import MAPS, check_k, check_maps
 from experiments.evaluation.measure import Measure, Measured
@@ -148,7 +148,7 @@ def top_k_attack_check(network: Model, attempt: TopKAttack) -> Check:
 
             def ascend(objective: Any) -> AttackResult:
                 own = jax.random.fold_in(key, index)
-                seen.append(attack(objective, ball, x, key=own, num_steps=attempt.num_steps, start=start))
+                seen.append(or_nan(attack(objective, ball, x, key=own, num_steps=attempt.num_steps, start=start)))
                 return seen[-1]
 
             kept = jnp.argmax(clean.logits) if attempt.keep_prediction else None
