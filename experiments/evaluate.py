@@ -40,7 +40,7 @@ def main() -> None:
     from experiments.reports.png import write_examples
     from experiments.runtime import devices, provenance
     from experiments.runtime.checkpoints import fingerprint
-    from experiments.runtime.errors import refuse
+    from experiments.runtime.errors import refuse, warn
     from experiments.runtime.models import eps_ladder
 
     flag = flags.FLAGS
@@ -68,7 +68,8 @@ def main() -> None:
     check_measures(evaluation, chosen, flag.protocol)
     for name in ("eps", "norm", "seed"):
         read = any(name in measure.reads for measure, _ in chosen.values())
-        refuse(bool(flag[name].present) and not read, f"--{name}: nothing in {', '.join(chosen)} depends on it")
+        if flag[name].present and not read:
+            warn(f"--{name}: nothing in {', '.join(chosen)} depends on it")
     with cache.resumable(out, cache_settings(model, split.source, chosen, ladder, flag.protocol)) as partial:
         devices.on_first_process(lambda: results.check_free(out, flag.overwrite), str(out), "give another --out")  # again: now it is locked
         evaluation.cache = partial

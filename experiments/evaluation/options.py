@@ -36,20 +36,17 @@ def flag_fields(options: Any) -> dict[str, dataclasses.Field[Any]]:
 
 
 def define_option_flags(measures: Mapping[str, Any]) -> list[str]:
-    """Defines a flag for every option of some measures, and returns their names. Options of one name are one flag.
+    """Defines a string flag for every option of some measures, and returns their names. Options of one name are one flag.
 
     measures: name -> an instance of its options.
     """
     meanings: dict[str, dict[str, list[str]]] = {}  # flag -> meaning -> measures
-    truths: set[str] = set()
     for measure, options in measures.items():
         for field in flag_fields(options).values():
-            truths |= {field.name} if isinstance(field.default, bool) else set()
             meanings.setdefault(field.name, {}).setdefault(field.metadata["meaning"], []).append(measure)
     for flag, by_meaning in meanings.items():
         refuse(flag in flags.FLAGS, f"the option {flag!r} of a measure is a flag of the command itself: give it another name")
-        define = flags.DEFINE_boolean if flag in truths else flags.DEFINE_string
-        define(flag, None, "; ".join(f"of {', '.join(names)}: {meaning}" for meaning, names in by_meaning.items()))
+        flags.DEFINE_string(flag, None, "; ".join(f"of {', '.join(names)}: {meaning}" for meaning, names in by_meaning.items()))
     return list(meanings)
 
 

@@ -200,7 +200,7 @@ def wait_for_reason() -> None:
 def _aborted() -> None:
     """The line of a process that the runtime aborts. It runs inside of a signal handler, so it asks nobody."""
     if _State.ending.acquire(blocking=False):
-        print(f"error: {_State.when_aborted} (the runtime's own messages are in {_State.log})", file=sys.stderr, flush=True)
+        print(f"\nerror: {_State.when_aborted} (the runtime's own messages are in {_State.log})", file=sys.stderr, flush=True)
         os._exit(2)
 
 
@@ -208,7 +208,7 @@ def _end(reason: str) -> None:
     """Ends this process with one line, at once: a collective that waits for another process cannot be interrupted."""
     if not _State.ending.acquire(blocking=False):
         return
-    print(f"error: {reason}; what was written is kept, the same commands resume", file=sys.stderr, flush=True)
+    print(f"\nerror: {reason}; what was written is kept, the same commands resume", file=sys.stderr, flush=True)
     if _State.watch is not None and _State.watch.own == 0:
         leave(reason)
     os._exit(2)
