@@ -1,16 +1,15 @@
 """Data sets of tensorflow_datasets (tfds) that fit in memory, in their original order."""
 
-import contextlib
 import hashlib
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments.data.array_cache import cached_arrays
 from experiments.data.splits import Images, hold_out
-from experiments.runtime.errors import UserError, one_line
+from experiments.runtime.errors import UserError, one_line_errors
 from experiments.runtime.storage import cache_dir
 
 
@@ -79,17 +78,6 @@ def open_tfds(name: str, split: str, data_dir: str | None, asked: str | None = N
     what = f"the data set {asked} in {builder.data_path} cannot be read"
     with one_line_errors(what, advice):
         return Readable(builder.as_data_source(split=split), what, advice)
-
-
-@contextlib.contextmanager
-def one_line_errors(what: str, advice: str) -> Iterator[None]:
-    """Whatever tfds and its readers raise meanwhile becomes a `UserError`."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # many kinds
-        raise UserError(f"{what}: {one_line(error, 160)}; {advice}") from error
 
 
 class Readable:

@@ -5,13 +5,11 @@ orbax restores an array with altered bytes without an error.
 """
 
 import contextlib
-import errno
 import hashlib
 import itertools
 import json
-import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,10 +18,9 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from experiments.runtime import storage
-from experiments.runtime.errors import Stopped, UserError, one_line, refuse, warn
+from experiments.runtime.errors import Stopped, UserError, one_line, one_line_errors, refuse, warn
 
 SCORE = "robust_accuracy"
-SYSTEM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)  # to be found in the long messages of tensorstore
 
 
 class Restored(NamedTuple):
@@ -50,7 +47,7 @@ class Checkpoints:
             ]
         )
         options = ocp.CheckpointManagerOptions(preservation_policy=policy, best_fn=lambda m: m[SCORE])
-        with self._one_line(f"{self.directory} cannot be opened", "use another --workdir"):
+        with one_line_errors(f"{self.directory} cannot be opened", "use another --workdir"):
             self.manager: Any = (
                 _Reader(self.directory)
                 if read_only
@@ -68,19 +65,8 @@ class Checkpoints:
         with contextlib.suppress(Exception):  # the first error is the one to report
             self.manager.close()
 
-    @contextlib.contextmanager
-    def _one_line(self, what: str, advice: str) -> Iterator[None]:
-        """Whatever orbax and tensorstore raise meanwhile becomes a `UserError`."""
-        try:
-            yield
-        except UserError:
-            raise
-        except Exception as error:  # many kinds
-            of_system = [os.strerror(number) for number in SYSTEM_ERRORS if os.strerror(number) in str(error)]
-            raise UserError(f"{what}: {of_system[0] if of_system else one_line(error, 160)}; {advice}") from error
-
     def _writing(self) -> contextlib.AbstractContextManager[None]:
-        return self._one_line(
+        return one_line_errors(
             f"a checkpoint cannot be written to {self.directory}",
             "those that are complete are kept: free some space, or repair the place; then the same command resumes",
         )

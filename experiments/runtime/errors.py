@@ -1,6 +1,10 @@
 """Mistakes of a user, in one line."""
 
+import contextlib
+import errno
+import os
 import sys
+from collections.abc import Iterator
 
 
 class UserError(Exception):
@@ -25,6 +29,22 @@ def refuse(wrong: bool, message: str) -> None:
     """A `UserError` if something is wrong."""
     if wrong:
         raise UserError(message)
+
+
+# Of the machine; in the long messages of libraries these are what counts.
+SYSTEM_ERRORS = tuple(map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)))
+
+
+@contextlib.contextmanager
+def one_line_errors(what: str, advice: str) -> Iterator[None]:
+    """Whatever a library raises meanwhile becomes a `UserError`. what: failed. advice: what to do."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # many kinds
+        reason = next((text for text in SYSTEM_ERRORS if text in str(error)), one_line(error, 160))
+        raise UserError(f"{what}: {reason}; {advice}") from error
 
 
 def warn(text: str) -> None:

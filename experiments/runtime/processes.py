@@ -66,10 +66,10 @@ def _quiet_runtime() -> None:
     """
     if sys.stderr.fileno() != 2 or os.name != "posix":
         return
-    log = tempfile.NamedTemporaryFile(prefix="irob-runtime-", suffix=".txt", delete=False)  # noqa: SIM115 - open as long as the process
+    log, _State.log = tempfile.mkstemp(prefix="irob-runtime-", suffix=".txt")
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
-    os.dup2(log.fileno(), 2)
-    _State.log = log.name
+    os.dup2(log, 2)
+    os.close(log)
     faulthandler.disable()
     ctypes.CDLL(None).signal(signal.SIGABRT, _State.handler)
 
@@ -143,7 +143,7 @@ class Watch:
                 self._set(f"irob/alive/{self.own}", str(beat))
                 ended = {key.rpartition("/")[2]: value for key, value in self.client.key_value_dir_get("irob/ended/")}
                 alive = {key.rpartition("/")[2]: value for key, value in self.client.key_value_dir_get("irob/alive/")}
-            except Exception:  # the coordinator is gone: its callback says so
+            except Exception:  # the coordinator is gone: the runtime will end this process
                 continue
             now = time.monotonic()
             for process in map(str, range(self.count)):
@@ -169,7 +169,12 @@ class Watch:
 
 
 class _State:
-    """Of this process: the watch, where it is one of several, and whether its last line was printed."""
+    """Of this process.
+
+    watch: where it is one of several.
+    when_aborted: what an abort by the runtime means now; handler: of its signal. log: file of the runtime's messages.
+    ending: taken by the thread that prints the last line.
+    """
 
     watch: Watch | None = None
     when_aborted = ""
