@@ -1,10 +1,10 @@
 """Times ours beside its peers, interleaved in one run, and compares both with the floor of this machine.
 
-    python -m experiments.benchmark [--only NAME,...] [--rounds N] [--out FILE.json] [--figure FILE.png]
+    python -m experiments.benchmark [--only NAME,...] [--rounds N] [--full_precision] [--out FILE.json] [--figure FILE.png]
 
 Each group runs its contenders in turn, A B A B ..., ours in this process and the peers in another, after one warm-up each (which holds the
 compilation), and prints medians with their spread and the ratio to ours. Peers come with the extra `benchmark`; those that are not installed are left
-out with a message.
+out with a message. FILE.json is written anew after each group, so an interrupted run keeps what it has measured.
 """
 
 import functools
@@ -17,21 +17,21 @@ from typing import Any
 
 from absl import flags
 
-from experiments.benchmarks.groups import GROUPS, HALF_PRECISION
+from experiments.benchmarks.groups import ACCELERATOR_GROUPS, GROUPS
 from experiments.benchmarks.scaling import scaling
 from experiments.benchmarks.timing import OURS, Peers, clocked, timed
-from experiments.benchmarks.training_groups import STEPS
+from experiments.benchmarks.training_groups import LARGE_STEPS, STEPS
 from experiments.runtime.errors import UserError
 from experiments.runtime.flags import run_command
 
-NAMES = (*GROUPS, *HALF_PRECISION, "scaling")
+NAMES = (*GROUPS, *ACCELERATOR_GROUPS, "scaling")
 
 
 def result_of(name: str, rounds: int, least: float) -> dict[str, Any]:
     """Times the contenders of one group."""
     from experiments.benchmarks import floors
 
-    group = (GROUPS | HALF_PRECISION)[name]()
+    group = (GROUPS | ACCELERATOR_GROUPS)[name]()
     peak = floors.matmul_peak()
     load = os.getloadavg()[0]
     with Peers(group.peers, group.arguments) as peers:
@@ -99,12 +99,18 @@ def figure_of(results: list[dict[str, Any]], file: pathlib.Path) -> None:
 def main() -> None:
     """Parses flags, times, prints and writes."""
     os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # first calls are to show what compilation costs
+    import jax
+
     from experiments.runtime import devices, provenance, storage
     from irob.convolutions import on_cpu
 
     flag = flags.FLAGS
-    devices.use_cores(*(of.batch for step, of in STEPS.items() if any(name.startswith(step) for name in flag.only or GROUPS)))
-    names = flag.only or (*GROUPS, *(("scaling",) if on_cpu() else HALF_PRECISION))  # scaling counts fake devices
+    steps = (STEPS | LARGE_STEPS).items()
+    devices.use_cores(*(of.batch for step, of in steps if any(name.startswith(step) for name in flag.only or GROUPS)))
+    if flag.full_precision:
+        jax.config.update("jax_default_matmul_precision", "highest")
+        os.environ["NVIDIA_TF32_OVERRIDE"] = "0"  # of the peers, too, whose process inherits it
+    names = flag.only or (*GROUPS, *(("scaling",) if on_cpu() else ACCELERATOR_GROUPS))  # scaling counts fake devices
     for name in names:
         if name not in NAMES:
             raise UserError(f"--only: there is no group {name!r}: choose from {', '.join(NAMES)}")
@@ -118,18 +124,20 @@ def main() -> None:
     print(
         f"{devices.describe_devices()}, {os.cpu_count()} cores, {platform.processor() or platform.machine()}, load {os.getloadavg()[0]:.2f}"
     )
-    found = []
+    found: list[dict[str, Any]] = []
+    whole = {
+        "device": devices.describe_devices(),
+        "versions": provenance.versions(),
+        "git_revision": provenance.git_revision(),
+        "full_precision": flag.full_precision,
+        "groups": found,
+    }
     for name in names:
         found.append(scaling(flag.rounds) if name == "scaling" else result_of(name, flag.rounds, flag.least))
         print("\n" + "\n".join(lines_of(found[-1])), flush=True)
+        if flag.out:
+            storage.save_text(pathlib.Path(flag.out), json.dumps(whole, indent=1) + "\n")
     if flag.out:
-        whole = {
-            "device": devices.describe_devices(),
-            "versions": provenance.versions(),
-            "git_revision": provenance.git_revision(),
-            "groups": found,
-        }
-        storage.save_text(pathlib.Path(flag.out), json.dumps(whole, indent=1) + "\n")
         print(f"written to {flag.out}")
     if flag.figure and any(len(r["contenders"]) > 1 for r in found):
         figure_of(found, pathlib.Path(flag.figure))
@@ -139,6 +147,9 @@ if __name__ == "__main__":
     flags.DEFINE_list("only", None, "groups, by name (default: all)")
     flags.DEFINE_integer("rounds", 7, "how often each contender runs, at least")
     flags.DEFINE_float("least", 2.0, "seconds that each contender runs, at least")
+    flags.DEFINE_bool(
+        "full_precision", False, "on GPUs: products of float32 in full, without the rounding to TF32 that ours and the peers' do"
+    )
     flags.DEFINE_string("out", None, "where the numbers go, as JSON")
     flags.DEFINE_string("figure", None, "where a bar chart goes, as PNG or SVG")
     run_command(main)

@@ -144,6 +144,21 @@ def test_the_peers_network_is_ours(name, shape, random):
         np.testing.assert_allclose(theirs(torch_side.images(x)).detach(), ours.logits, atol=2e-5)
 
 
+@pytest.mark.parametrize("make", [lambda: irob.models.resnets.PreActResNet(10, 4), lambda: irob.models.resnets.WideResNet(10, 10, 1)])
+def test_the_peers_resnet_is_ours(make, random):
+    torch_side = peers()
+    module = make()
+    network = irob.models.from_linen(module, (32, 32, 3), 10)
+    variables = network.initial_params()
+    move = lambda leaf: (leaf + 0.1 * random.random(leaf.shape)).astype(np.float32)
+    variables = {**variables, "batch_stats": jax.tree.map(move, variables["batch_stats"])}
+    x = random.random((3, 32, 32, 3)).astype(np.float32)
+    ours = jax.vmap(lambda z: network.explain(variables, z))(x)
+    theirs = torch_side.TorchResNet(module, variables).eval()
+    np.testing.assert_allclose(theirs.maps(torch_side.images(x)).detach().permute(0, 2, 3, 1), ours.maps, atol=1e-4)
+    np.testing.assert_allclose(theirs(torch_side.images(x)).detach(), ours.logits, atol=1e-5)
+
+
 def test_the_peers_objective_is_ours(small, random):
     torch_side = peers()
     import torch

@@ -163,3 +163,12 @@ def test_last_of_pgd_is_pgd_with_its_score():
     found = irob.attacks.last_of_pgd(objective, x=x, **options)
     np.testing.assert_allclose(found.x_adv, irob.pgd(lambda z: jnp.sum(z), x=x, **options))
     np.testing.assert_allclose(found.score, 4 * 0.65**2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("attack", [irob.pgd, irob.attacks.best_of_pgd, irob.attacks.last_of_pgd])
+def test_a_batch_outside_of_jit(attack):
+    """Under `vmap` alone some of the counts are values and others are traced."""
+    x = jnp.full((3, 1, 2, 1), 0.5)
+    objective = (lambda z: jnp.sum(z**2)) if attack is irob.pgd else (lambda z: (jnp.sum(z**2), jnp.sum(z)))
+    found = jax.vmap(lambda z: attack(objective, irob.LInf(0.25), z, step_sizes=irob.constant_steps(0.5, 2)))(x)
+    np.testing.assert_array_equal(jax.tree.leaves(found)[0], jnp.full((3, 1, 2, 1), 0.75))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from experiments.benchmarks.attack_groups import explained, pgd_200
 from experiments.benchmarks.group import Group
 from experiments.benchmarks.own_groups import SIZES, own_network
-from experiments.benchmarks.training_groups import STEPS, training_step_group
+from experiments.benchmarks.training_groups import LARGE_STEPS, STEPS, training_step_group
 
 GROUPS: dict[str, Callable[[], Group]] = {
     **{f"{name}_{method}": functools.partial(training_step_group, name, method) for name in STEPS for method in ("int", "adv", "normal")},
@@ -15,7 +15,12 @@ GROUPS: dict[str, Callable[[], Group]] = {
     "ig": functools.partial(explained, "ig"),
     "grad_cam": functools.partial(explained, "grad_cam"),
 }
-# On accelerators: attacks in half of the precision.
-HALF_PRECISION: dict[str, Callable[[], Group]] = {
-    f"{name}_int_bfloat16": functools.partial(training_step_group, name, "int", "bfloat16") for name in STEPS
+# On accelerators, or where asked for: attacks in half of the precision, and networks that keep a CPU busy for minutes.
+ACCELERATOR_GROUPS: dict[str, Callable[[], Group]] = {
+    f"{name}_{method}{suffix}": functools.partial(training_step_group, name, method, dtype)
+    for steps, dtypes in ((STEPS, ("bfloat16",)), (LARGE_STEPS, ("float32", "bfloat16")))
+    for name in steps
+    for method in ("int", "adv")
+    for dtype in dtypes
+    for suffix in ("" if dtype == "float32" else f"_{dtype}",)
 }

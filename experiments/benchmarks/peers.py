@@ -3,6 +3,7 @@
 Needs the extra `benchmark`. Channels-last, parameters frozen during the attack, what depends on the clean image alone computed once.
 """
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -57,16 +58,88 @@ class TorchNetwork(nn.Module):
         features = self.features(x)
         return features if self.head is None else functional.conv2d(features, self.head)
 
-    def compile_maps(self) -> None:
-        """Has PyTorch compile what a step runs most. (Not replayed as a CUDA graph: a step keeps the clean maps while it computes others.)"""
-        for name in ("maps", "forward"):
-            setattr(self, name, torch.compile(getattr(self, name)))
-
     def forward(self, x: Tensor) -> Tensor:
         """Logits `[n, C]` of images `[n, c, H, W]`."""
         if self.head is None:
             return self.features(x).mean(dim=(2, 3))
         return self.features(x).mean(dim=(2, 3)) @ self.head[:, :, 0, 0].T
+
+
+class TorchBlock(nn.Module):
+    """A block of `irob.models.resnets` in PyTorch."""
+
+    def __init__(self, inputs: int, features: int, stride: int):
+        super().__init__()
+        self.bn1, self.bn2 = nn.BatchNorm2d(inputs), nn.BatchNorm2d(features)
+        self.conv1 = nn.Conv2d(inputs, features, 3, stride, 1, bias=False)
+        self.conv2 = nn.Conv2d(features, features, 3, 1, 1, bias=False)
+        self.shortcut = nn.Conv2d(inputs, features, 1, stride, bias=False) if stride != 1 or inputs != features else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features `[n, features, h, w]`."""
+        h = functional.relu(self.bn1(x))
+        shortcut = x if self.shortcut is None else self.shortcut(h)
+        return self.conv2(functional.relu(self.bn2(self.conv1(h)))) + shortcut
+
+
+class TorchResNet(nn.Module):
+    """A network of `irob.models.resnets`, with batch norms and rectifiers, in PyTorch."""
+
+    def __init__(self, module: Any, variables: Any):
+        super().__init__()
+        self.conv1, self.blocks, inputs = nn.Conv2d(3, module.stem, 3, 1, 1, bias=False), nn.ModuleDict(), module.stem
+        for name, features, count, first_stride in module.groups:
+            for i in range(count):
+                self.blocks[f"{name}_{i}"] = TorchBlock(inputs, features, first_stride if i == 0 else 1)
+                inputs = features
+        self.norm, self.head = nn.BatchNorm2d(inputs), nn.Linear(inputs, module.num_classes)
+        with torch.no_grad():
+            for name, child in self.named_modules():
+                place = name.removeprefix("blocks.").split(".")
+                if isinstance(child, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
+                    copy_variables(child, at(variables["params"], place), at(variables["batch_stats"], place))
+        self.to(memory_format=torch.channels_last)
+
+    def features(self, x: Tensor) -> Tensor:
+        """The last activations `[n, K, h, w]`."""
+        h = self.conv1(x)
+        for block in self.blocks.values():
+            h = block(h)
+        return functional.relu(self.norm(h))
+
+    def maps(self, x: Tensor) -> Tensor:
+        """Class activation maps `[n, C, h, w]`."""
+        return functional.conv2d(self.features(x), self.head.weight[:, :, None, None], self.head.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits `[n, C]` of images `[n, c, H, W]`."""
+        return self.head(self.features(x).mean(dim=(2, 3)))
+
+
+def at(tree: Any, place: list[str]) -> Any:
+    """A branch of nested dictionaries; empty where there is none."""
+    for name in place:
+        tree = tree.get(name, {})
+    return tree
+
+
+def copy_variables(layer: Any, params: Any, statistics: Any) -> None:
+    """The variables of a layer of flax into PyTorch's."""
+    if "kernel" in params:
+        kernel = np.asarray(params["kernel"])
+        layer.weight.copy_(tensor(kernel.T if kernel.ndim == 2 else np.transpose(kernel, (3, 2, 0, 1))))
+    else:
+        layer.weight.copy_(tensor(params["scale"]))
+        layer.running_mean.copy_(tensor(statistics["mean"]))
+        layer.running_var.copy_(tensor(statistics["var"]))
+    if layer.bias is not None:
+        layer.bias.copy_(tensor(params["bias"]))
+
+
+def compile_maps(network: Any) -> None:
+    """Has PyTorch compile what a step runs most. (Not replayed as a CUDA graph: a step keeps the clean maps while it computes others.)"""
+    for name in ("maps", "forward"):
+        setattr(network, name, torch.compile(getattr(network, name)))
 
 
 def tensor(array: Any) -> Tensor:
@@ -101,27 +174,42 @@ def interpretation_change(clean: Tensor, attacked: Tensor, labels: Tensor) -> Te
 
 
 def make_step(
-    network: TorchNetwork, method: str, *, eps: float, step_size: float, steps: int, learning_rate: float, weight: float = 0.01
+    network: TorchNetwork | TorchResNet,
+    method: str,
+    *,
+    eps: float,
+    step_size: float,
+    steps: int,
+    learning_rate: float,
+    weight: float = 0.01,
+    half: bool = False,
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """A training step of `int`, `adv` or `normal`, as `experiments.train` has it."""
-    adam = torch.optim.Adam(network.parameters(), lr=learning_rate)
+    """A training step of `int`, `adv` or `normal`, as `experiments.train` has it. half: whether the network is attacked in bfloat16."""
+    adam = torch.optim.Adam(network.parameters(), lr=learning_rate, fused=device() == "cuda")
+    torch.backends.cudnn.benchmark = True
+    if os.environ.get("NVIDIA_TF32_OVERRIDE") != "0":
+        torch.set_float32_matmul_precision("high")  # TF32, as XLA has it by default
+
+    def precision() -> Any:
+        return torch.autocast(device(), torch.bfloat16, enabled=half)
 
     def attack(x: Tensor, labels: Tensor) -> Tensor:
-        network.requires_grad_(False)
-        with torch.no_grad():
+        network.requires_grad_(False).eval()
+        with torch.no_grad(), precision():
             clean = network.maps(x) if method == "int" else None
         x_adv = (x + eps * (2 * torch.rand_like(x) - 1)).clamp(0, 1)
         for _ in range(steps):
             x_adv.requires_grad_(True)
-            objective = (
-                interpretation_change(clean, network.maps(x_adv), labels)
-                if method == "int"
-                else functional.cross_entropy(network(x_adv), labels)
-            )
+            with precision():
+                objective = (
+                    interpretation_change(clean, network.maps(x_adv), labels)
+                    if method == "int"
+                    else functional.cross_entropy(network(x_adv), labels)
+                )
             (gradient,) = torch.autograd.grad(objective, x_adv)
             with torch.no_grad():
                 x_adv = torch.max(torch.min(x_adv + step_size * gradient.sign(), x + eps), x - eps).clamp(0, 1)
-        network.requires_grad_(True)
+        network.requires_grad_(True).train()
         return x_adv.detach()
 
     def step(x: Tensor, labels: Tensor) -> Tensor:

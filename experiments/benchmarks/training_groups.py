@@ -28,17 +28,22 @@ STEPS = {
     "cifar_wresnet": Step("wresnet", (32, 32, 3), 128, 10, 8 / 255, 2 / 255),
 }
 
+# Networks of the robustness literature, with the attack of CIFAR-10.
+LARGE_STEPS = {name: STEPS["cifar_small"]._replace(network=name) for name in ("preact_resnet_18", "wide_resnet_28_10")}
+
 
 def training_step_group(name: str, method: str, dtype: str = "float32") -> Group:
-    """One optimizer step, data on the device. dtype: of our attack."""
+    """One optimizer step, data on the device. dtype: of the network while it is attacked."""
     import irob
     from experiments.benchmarks import floors
+    from irob.models import CAMNetwork
 
-    of = STEPS[name]
+    of = (STEPS | LARGE_STEPS)[name]
     title = f"training step, {method}, {name.replace('_', ' ')}, batch {of.batch}, {of.attack_steps} attack steps"
     title += "" if dtype == "float32" else f", attacked in {dtype}"
-    cost = floors.training_step_cost(irob.create(of.network, of.image_shape, 10), method, of.batch, of.attack_steps)
-    return Group(title, our_step(of, method, dtype), training_peers, (name, method, *batch_of(of)), cost)
+    network = irob.create(of.network, of.image_shape, 10)
+    cost = floors.training_step_cost(network, method, of.batch, of.attack_steps) if isinstance(network, CAMNetwork) else None
+    return Group(title, our_step(of, method, dtype), training_peers, (name, method, dtype, *batch_of(of)), cost)
 
 
 def batch_of(of: Step) -> "tuple[np.ndarray, np.ndarray]":
@@ -76,12 +81,12 @@ def our_step(of: Step, method: str, dtype: str = "float32") -> Callable[[], Any]
     return ours
 
 
-def training_peers(name: str, method: str, images: "np.ndarray", labels: "np.ndarray") -> dict[str, Callable[[], Any]]:
+def training_peers(name: str, method: str, dtype: str, images: "np.ndarray", labels: "np.ndarray") -> dict[str, Callable[[], Any]]:
     """The same step by the peers that are installed."""
-    return torch_steps(name, method, images, labels) | tensorflow_step(name, method, images, labels)
+    return torch_steps(name, method, dtype, images, labels) | tensorflow_step(name, method, dtype, images, labels)
 
 
-def torch_steps(name: str, method: str, images: "np.ndarray", labels: "np.ndarray") -> dict[str, Callable[[], Any]]:
+def torch_steps(name: str, method: str, dtype: str, images: "np.ndarray", labels: "np.ndarray") -> dict[str, Callable[[], Any]]:
     """The step in PyTorch, with the network as it is and with its head folded where that can be done; on a GPU also compiled."""
     if not installed("torch"):
         return {}
@@ -90,28 +95,36 @@ def torch_steps(name: str, method: str, images: "np.ndarray", labels: "np.ndarra
 
     import irob
     from experiments.benchmarks import peers
+    from irob.models import CAMNetwork
 
-    of = STEPS[name]
+    of = (STEPS | LARGE_STEPS)[name]
     network = irob.create(of.network, of.image_shape, 10)
-    params = network.initial_params()
+    params: Any = network.initial_params()
     x, t = peers.images(images / np.float32(255)), torch.tensor(labels.astype(np.int64)).to(peers.device())
     contenders: dict[str, Callable[[], Any]] = {}
     forms = {"PyTorch": (False, False), "PyTorch, head folded": (True, False)}
     if peers.device() == "cuda":
         forms |= {f"{name}, compiled": (folded, True) for name, (folded, _) in forms.items()}
     for label, (folded, compiled) in forms.items():
-        if not folded or network.fold_head(params)[0] is not network:
-            model = peers.TorchNetwork(network, params, folded).to(peers.device())
-            if compiled:
-                model.compile_maps()
-            step = peers.make_step(model, method, eps=of.eps, step_size=of.step_size, steps=of.attack_steps, learning_rate=1e-4)
-            contenders[label] = functools.partial(loss_of, step, x, t)
+        if isinstance(network, CAMNetwork) and (not folded or network.fold_head(params)[0] is not network):
+            model: Any = peers.TorchNetwork(network, params, folded)
+        elif not isinstance(network, CAMNetwork) and not folded:
+            model = peers.TorchResNet(network.module, params)
+        else:
+            continue
+        model = model.to(peers.device())
+        if compiled:
+            peers.compile_maps(model)
+        step = peers.make_step(
+            model, method, eps=of.eps, step_size=of.step_size, steps=of.attack_steps, learning_rate=1e-4, half=dtype == "bfloat16"
+        )
+        contenders[label] = functools.partial(loss_of, step, x, t)
     return contenders
 
 
-def tensorflow_step(name: str, method: str, images: "np.ndarray", labels: "np.ndarray") -> dict[str, Callable[[], Any]]:
+def tensorflow_step(name: str, method: str, dtype: str, images: "np.ndarray", labels: "np.ndarray") -> dict[str, Callable[[], Any]]:
     """A step of `int` as a graph of TensorFlow."""
-    if method != "int" or not installed("tensorflow"):
+    if method != "int" or dtype != "float32" or name in LARGE_STEPS or not installed("tensorflow"):
         return {}
     import numpy as np
 

@@ -217,7 +217,7 @@ def _no_gradients() -> GradientCounts:
 def _said(result: AttackResult) -> AttackResult:
     """The result; with a warning, where its values are known, if the attack had nothing to go by."""
     counts = result.gradients
-    if not isinstance(counts.taken, jax.core.Tracer) and counts.useless():
+    if not any(isinstance(count, jax.core.Tracer) for count in counts) and counts.useless():
         warnings.warn(
             f"none of the {counts.taken} gradients of the objective was of use ({counts.zero} zero everywhere, {counts.nonfinite} not finite): the"
             " attack went nowhere. An objective that compares with x needs a random start; a network that hides its gradients, another attack.",
