@@ -98,7 +98,7 @@ def figure_of(results: list[dict[str, Any]], file: pathlib.Path) -> None:
 
 def main() -> None:
     """Parses flags, times, prints and writes."""
-    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # first calls are to show what compilation costs
+    os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")  # first calls are to show what compilation costs
     import jax
 
     from experiments.runtime import devices, provenance, storage

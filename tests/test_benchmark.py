@@ -11,6 +11,7 @@ import pytest
 import irob
 from experiments import benchmark
 from experiments.benchmarks import attack_groups, floors, scaling, timing, training_groups
+from irob.models import MODELS
 from irob.models.cam_network import CAMNetwork, Conv, MaxPool
 
 
@@ -35,6 +36,15 @@ def test_the_papers_steps_have_the_known_counts(name, giga):
     of = training_groups.STEPS[name]
     cost = floors.training_step_cost(irob.create(of.network, of.image_shape, 10), "int", of.batch, of.attack_steps)
     assert cost.operations / 1e9 == pytest.approx(giga, rel=0.1)
+
+
+def test_a_network_that_is_no_table_of_layers_is_stepped_too(monkeypatch):
+    """Ours alone; the peers are compared with ours elsewhere."""
+    monkeypatch.setitem(MODELS, "tiny", lambda shape, n: irob.models.from_linen(irob.models.resnets.WideResNet(n, 10, 1), shape, n))
+    monkeypatch.setitem(training_groups.LARGE_STEPS, "tiny", training_groups.STEPS["cifar_small"]._replace(network="tiny", batch=2))
+    for dtype in ("float32", "bfloat16"):
+        group = training_groups.training_step_group("tiny", "adv", dtype)
+        assert group.cost is None and np.isfinite(group.ours())
 
 
 def test_contenders_take_turns():

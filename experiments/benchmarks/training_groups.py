@@ -34,14 +34,13 @@ LARGE_STEPS = {name: STEPS["cifar_small"]._replace(network=name) for name in ("p
 
 def training_step_group(name: str, method: str, dtype: str = "float32") -> Group:
     """One optimizer step, data on the device. dtype: of the network while it is attacked."""
-    import irob
     from experiments.benchmarks import floors
-    from irob.models import CAMNetwork
+    from irob.models import MODELS, CAMNetwork
 
     of = (STEPS | LARGE_STEPS)[name]
     title = f"training step, {method}, {name.replace('_', ' ')}, batch {of.batch}, {of.attack_steps} attack steps"
     title += "" if dtype == "float32" else f", attacked in {dtype}"
-    network = irob.create(of.network, of.image_shape, 10)
+    network = MODELS[of.network](of.image_shape, 10)
     cost = floors.training_step_cost(network, method, of.batch, of.attack_steps) if isinstance(network, CAMNetwork) else None
     return Group(title, our_step(of, method, dtype), training_peers, (name, method, dtype, *batch_of(of)), cost)
 
@@ -58,13 +57,13 @@ def our_step(of: Step, method: str, dtype: str = "float32") -> Callable[[], Any]
     """The step that `experiments.train` runs, on one batch that lies on the devices."""
     import jax
 
-    import irob
     from experiments.configs import base
     from experiments.runtime import devices
     from experiments.runtime.plan import current_plan
     from experiments.training.step import initial_state, make_step, zero_metrics
+    from irob.models import MODELS
 
-    network = irob.create(of.network, of.image_shape, 10)
+    network = MODELS[of.network](of.image_shape, 10)
     config = step_config(of, method)
     config.attack.dtype = dtype
     images, labels = batch_of(of)
@@ -93,13 +92,12 @@ def torch_steps(name: str, method: str, dtype: str, images: "np.ndarray", labels
     import numpy as np
     import torch
 
-    import irob
     from experiments.benchmarks import peers
-    from irob.models import CAMNetwork
+    from irob.models import MODELS, CAMNetwork
 
     of = (STEPS | LARGE_STEPS)[name]
-    network = irob.create(of.network, of.image_shape, 10)
-    params: Any = network.initial_params()
+    network: Any = MODELS[of.network](of.image_shape, 10)
+    params = network.initial_params()
     x, t = peers.images(images / np.float32(255)), torch.tensor(labels.astype(np.int64)).to(peers.device())
     contenders: dict[str, Callable[[], Any]] = {}
     forms = {"PyTorch": (False, False), "PyTorch, head folded": (True, False)}
@@ -128,11 +126,11 @@ def tensorflow_step(name: str, method: str, dtype: str, images: "np.ndarray", la
         return {}
     import numpy as np
 
-    import irob
     from experiments.benchmarks import tensorflow_peers
+    from irob.models import MODELS
 
     of = STEPS[name]
-    network = irob.create(of.network, of.image_shape, 10)
+    network: Any = MODELS[of.network](of.image_shape, 10)
     step = tensorflow_peers.make_step(
         network, network.initial_params(), eps=of.eps, step_size=of.step_size, steps=of.attack_steps, learning_rate=1e-4
     )

@@ -11,8 +11,10 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-da
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on."""
-    return {"python": platform.python_version(), "irob": irob.__version__, **{name: importlib.metadata.version(name) for name in PACKAGES}}
+    """Versions of Python and of the packages that results depend on, of those that are installed: the benchmark needs not all of them."""
+    installed = {distribution.name: distribution.version for distribution in importlib.metadata.distributions()}
+    found = {name: installed[name] for name in PACKAGES if name in installed}
+    return {"python": platform.python_version(), "irob": irob.__version__, **found}
 
 
 def git_revision() -> str | None:
