@@ -3,7 +3,7 @@
     python -m experiments.report --inputs runs/a/paper_latest.json runs/a/standard_latest.json runs/b --out runs/report
 
 Inputs are files written by experiments.evaluate, or directories that hold some. DIR gets tables as Markdown and CSV, all records as one CSV, figures
-as PNG and SVG, report.md, and report.html, which is one self-contained file.
+as PNG and SVG, report.md, and report.html, which is one self-contained file; where AutoAttack was measured, robustbench.json in RobustBench's fields.
 """
 
 import pathlib
@@ -35,6 +35,7 @@ def section(dataset: str, entries: "Sequence[Entry]") -> "Section":
     from experiments.evaluation.measure import report_tables
     from experiments.evaluation.measures import find_measure
     from experiments.reports.pages import Section
+    from experiments.reports.strongest import strongest_tables
     from experiments.reports.tables import sources_table
     from experiments.runtime.errors import UserError, one_line
 
@@ -50,7 +51,7 @@ def section(dataset: str, entries: "Sequence[Entry]") -> "Section":
             raise UserError(
                 f"the results of {name} for {files} cannot be reported ({type(error).__name__}: {one_line(error, 80)}): measure again"
             ) from error
-    return Section(dataset, [*tables, sources_table(chosen)], pictures)
+    return Section(dataset, [*tables, *strongest_tables(chosen), sources_table(chosen)], pictures)
 
 
 def main() -> None:

@@ -1,11 +1,12 @@
 """irob: interpretability-aware robustness in JAX. Pure functions of one example, lifted to batches with `jax.vmap`.
 
     irob.batches         whole batches in one call: attack, evaluate, check
+    irob.auto_attack     likewise: autoattack
     irob.models          networks by name, MODELS; your own by from_linen, from_nnx, from_function; with parameters, bind
     irob.maps            interpretation maps: CAM, Grad-CAM(++), LayerCAM, saliency, integrated and expected gradients, SmoothGrad; by name
     irob.losses          cross-entropy, KL divergence, logit margin, DLR
     irob.discrepancies   how far two interpretations are apart; Proposition 1; rank correlations
-    irob.attacks         balls, PGD, the smallest perturbation, sneaking and map attacks, feature inversion, unforeseen attacks
+    irob.attacks         balls, PGD, Auto-PGD, FAB, Square and more by name; sneaking and map attacks, inversion, unforeseen attacks
     irob.defenses        training methods as data: DEFENSES, from_terms
     irob.metrics         proportions with their intervals
     irob.paper           what exists only to repeat the authors of the paper: their weight files, draws and attacks
@@ -25,8 +26,23 @@ worse for the classifier.
 True
 """
 
-from irob import attacks, batches, convolutions, defenses, discrepancies, losses, maps, metrics, models, paper, rewriting, types
+from irob import (
+    attacks,
+    auto_attack,
+    batches,
+    convolutions,
+    defenses,
+    discrepancies,
+    losses,
+    maps,
+    metrics,
+    models,
+    paper,
+    rewriting,
+    types,
+)
 from irob.attacks import L1, L2, LInf, best_of_pgd, constant_steps, decaying_steps, pgd, sneaking_attack
+from irob.auto_attack import autoattack
 from irob.batches import attack, check, evaluate
 from irob.defenses import DEFENSES, from_terms
 from irob.discrepancies import discrepancy, kendall_tau, proposition_1_sides, two_class
@@ -45,6 +61,8 @@ __all__ = [
     "LInf",
     "attack",
     "attacks",
+    "auto_attack",
+    "autoattack",
     "batches",
     "best_of_pgd",
     "bind",

@@ -109,7 +109,7 @@ def attack(
     >>> [int(jnp.argmax(classifier(x))) for x in x_adv]
     [1, 1, 0]
     """
-    run = _Run(model, images, labels, targets, ball, key, method, loss, num_steps, batch_size, progress)
+    run = Run(model, images, labels, targets, ball, key, method, loss, num_steps, batch_size, progress)
     checked_count("restarts", restarts)
     if start is not None and np.shape(start) != run.images.shape:
         raise ValueError(f"start must have the shape of the images, {run.images.shape}, got {np.shape(start)}")
@@ -121,11 +121,12 @@ def attack(
         x_adv[left], predictions = found["x_adv"], found["prediction"]
         useless[left] &= found["useless"]
         broken[left] = predictions != run.labels[left] if targets is None else predictions == run.labels[left]
-    _warn_of_hidden(useless & ~broken, ~broken)
+    warn_of_hidden(useless & ~broken, ~broken)
     return x_adv
 
 
-def _warn_of_hidden(useless: np.ndarray, robust: np.ndarray) -> None:
+def warn_of_hidden(useless: np.ndarray, robust: np.ndarray) -> None:
+    """Warns if there are images, of those that count as robust, whose attacks had no gradient of use."""
     if np.any(useless):
         what = (
             f"{np.sum(useless)} of the {np.sum(robust)} images that count as robust were attacked without a gradient (zero or not finite)"
@@ -174,7 +175,7 @@ def evaluate(
     checked_count("restarts", restarts)
     if not each:
         raise ValueError("losses is empty: give at least one that is attacked")
-    runs = [_Run(model, images, labels, None, ball, key, method, loss, num_steps, batch_size, progress) for loss in each]
+    runs = [Run(model, images, labels, None, ball, key, method, loss, num_steps, batch_size, progress) for loss in each]
     first = runs[0]
     clean = first.predict(first.images)
     x_adv, predictions = np.array(first.images), clean.copy()
@@ -187,7 +188,7 @@ def evaluate(
             useless[left] &= found["useless"]
     robust = predictions == first.labels
     useless &= robust
-    _warn_of_hidden(useless, robust)
+    warn_of_hidden(useless, robust)
     return Evaluated(robust_accuracy(clean == first.labels), robust_accuracy(robust), predictions, x_adv, useless)
 
 
@@ -210,14 +211,14 @@ def check(model: Classifier, images: Array, labels: Array, *, batch_size: int = 
     >>> found.num_classes, found.clean.value, found.vanishing_gradients
     (2, 0.5, 0.0)
     """
-    run = _Run(model, images, labels, None, None, 0, "pgd", "margin", 1, batch_size, iter)
+    run = Run(model, images, labels, None, None, 0, "pgd", "margin", 1, batch_size, iter)
     found = run.mapped(_checks, run.images, run.labels)
     for name, what in (("finite", "logits that are not finite"), ("finite_gradient", "a gradient that is not finite")):
         if not found[name].all():
             raise ValueError(f"the classifier has {what} at image {int(np.argmin(found[name]))} and {int(np.sum(~found[name])) - 1} others")
     logits = found["logits"]
     with jax.default_matmul_precision("highest"):  # traced anew: what is compiled always repeats itself
-        again = jax.jit(lambda x: _forms(run.function, run.params)[0](x))(run.images[0])
+        again = jax.jit(lambda x: forms_of(run.function, run.params)[0](x))(run.images[0])
     if not np.allclose(logits[0], again, rtol=1e-3, atol=1e-3 * np.max(np.abs(logits[0]))):
         raise ValueError("the classifier gives other logits of the same image a second time: it draws at random, or keeps a state")
     if np.all(logits >= 0.0) and np.allclose(np.sum(logits, axis=1), 1.0, atol=1e-4):
@@ -225,7 +226,7 @@ def check(model: Classifier, images: Array, labels: Array, *, batch_size: int = 
     return Checked(run.num_classes, robust_accuracy(found["prediction"] == run.labels), float(np.mean(found["vanishing"])))
 
 
-class _Run:
+class Run:
     """Checked images and labels of a classifier, and compiled functions mapped over them. With targets, `labels` are these."""
 
     def __init__(
@@ -273,12 +274,12 @@ class _Run:
         """The predicted classes; -1: none."""
         return self.mapped(_predictions, x)["prediction"]
 
-    def mapped(self, make: Callable[..., Any], *arrays: np.ndarray, shared: Any = ()) -> dict[str, np.ndarray]:
-        """A compiled function over arrays `[n, ...]`, in batches of one size."""
+    def mapped(self, make: Callable[..., Any], *arrays: np.ndarray, shared: Any = (), spec: Any = None) -> dict[str, np.ndarray]:
+        """A compiled function over arrays `[n, ...]`, in batches of one size. spec: what it is compiled from; None for that of the run."""
         devices = jax.local_device_count()
         size = -(-min(self.batch_size, len(self.images)) // devices)  # also where fewer are left: another size would be compiled anew
         whole, results = size * devices, []
-        compiled = make(self.function, self.spec)
+        compiled = make(self.function, self.spec if spec is None else spec)
         for i in self.progress(range(0, len(arrays[0]), whole)):
             batch = [array[i : i + whole] for array in arrays]
             count = len(batch[0])
@@ -295,7 +296,7 @@ def _logits(out: Any) -> Any:
     return out.logits if isinstance(out, Explanation) else out
 
 
-def _forms(function: Any, params: Params) -> tuple[Callable[[Image], Any], Callable[[Image], Any]]:
+def forms_of(function: Any, params: Params) -> tuple[Callable[[Image], Any], Callable[[Image], Any]]:
     """The logits of one image: the differentiable form, and the one for repeated gradients."""
     if hasattr(function, "explain"):
         frozen = function.frozen(params)
@@ -303,7 +304,7 @@ def _forms(function: Any, params: Params) -> tuple[Callable[[Image], Any], Calla
     return lambda x: _logits(function(x)), lambda x: _logits(function(x))
 
 
-def _over_devices(of_batch: Callable[..., Any]) -> Callable[..., Any]:
+def over_devices(of_batch: Callable[..., Any]) -> Callable[..., Any]:
     """`(params, shared, *arrays [devices, n, ...])`, compiled for each number of arrays."""
     compiled: dict[int, Callable[..., Any]] = {}
 
@@ -322,7 +323,7 @@ def _attacks(function: Any, spec: Any) -> Callable[..., Any]:
     sign = -1.0 if targeted else 1.0
 
     def of_batch(params: Params, shared: Any, x: Array, labels: Array, positions: Array, *starts: Array) -> dict[str, Array]:
-        (ball, key), (explain, frozen) = shared, _forms(function, params)
+        (ball, key), (explain, frozen) = shared, forms_of(function, params)
 
         def one(x: Image, label: Label, position: Array, *start: Image) -> dict[str, Any]:
             def objective(x_adv: Image) -> tuple[Scalar, Scalar]:
@@ -331,26 +332,26 @@ def _attacks(function: Any, spec: Any) -> Callable[..., Any]:
 
             first = ball.project(start[0], x) if start else None
             found = ascend(objective, ball, x, key=jax.random.fold_in(key, position), num_steps=num_steps, start=first)
-            return {"x_adv": found.x_adv, "prediction": _predicted(explain(found.x_adv)), "useless": found.gradients.useless()}
+            return {"x_adv": found.x_adv, "prediction": predicted_class(explain(found.x_adv)), "useless": found.gradients.useless()}
 
         return jax.vmap(one)(x, labels, positions, *starts)
 
-    return _over_devices(of_batch)
+    return over_devices(of_batch)
 
 
 @functools.lru_cache(maxsize=32)
 def _predictions(function: Any, spec: Any) -> Callable[..., Any]:
     def of_batch(params: Params, shared: Any, x: Array) -> dict[str, Array]:
-        explain, _ = _forms(function, params)
-        return {"prediction": jax.vmap(lambda x: _predicted(explain(x)))(x)}
+        explain, _ = forms_of(function, params)
+        return {"prediction": jax.vmap(lambda x: predicted_class(explain(x)))(x)}
 
-    return _over_devices(of_batch)
+    return over_devices(of_batch)
 
 
 @functools.lru_cache(maxsize=32)
 def _checks(function: Any, spec: Any) -> Callable[..., Any]:
     def of_batch(params: Params, shared: Any, x: Array, labels: Array) -> dict[str, Array]:
-        explain, _ = _forms(function, params)
+        explain, _ = forms_of(function, params)
 
         def one(x: Image, label: Label) -> dict[str, Array]:
             logits = explain(x)
@@ -360,15 +361,16 @@ def _checks(function: Any, spec: Any) -> Callable[..., Any]:
                 "finite": jnp.all(jnp.isfinite(logits)),
                 "finite_gradient": jnp.all(jnp.isfinite(gradient)),
                 "vanishing": jnp.all(gradient == 0.0),
-                "prediction": _predicted(logits),
+                "prediction": predicted_class(logits),
             }
 
         return jax.vmap(one)(x, labels)
 
-    return _over_devices(of_batch)
+    return over_devices(of_batch)
 
 
-def _predicted(logits: Logits) -> Array:
+def predicted_class(logits: Logits) -> Array:
+    """The predicted class; -1 where a logit is not finite: such a classifier predicts no class."""
     return jnp.where(jnp.all(jnp.isfinite(logits)), jnp.argmax(logits), -1)
 
 

@@ -163,6 +163,33 @@ def dlr(logits: Logits, label: Label) -> Scalar:
     return margin_loss(logits, label) / (descending[0] - descending[2] + 1e-12)
 
 
+def dlr_to(logits: Logits, label: Label, other: Label) -> Scalar:
+    """Difference-of-logits ratio towards a class t',
+
+        DLR_t' = ( f_t' - f_t ) / ( f_(1) - (f_(3) + f_(4)) / 2 + 1e-12 ),    f_(k) the k-th largest logit
+
+    Args:
+      logits: f `[C]`, C >= 4.
+      label, other: t and t'.
+
+    Returns:
+      A scalar; positive where t' is ahead of t.
+
+    Raises:
+      ValueError: with fewer than four classes, where it is undefined.
+
+    References:
+      Croce & Hein 2020, https://arxiv.org/abs/2003.01690, eq. 8 (the constant is that of the authors' code).
+
+    >>> round(float(dlr_to(jnp.array([3.0, 1.0, 0.0, -1.0]), 0, 1)), 4)
+    -0.5714
+    """
+    if len(checked_logits(logits)) < 4:
+        raise ValueError(f"dlr_to needs at least 4 classes, got {logits.shape[-1]}: use the difference of the two logits instead")
+    descending = -jnp.sort(-logits)
+    return (pick(logits, other) - pick(logits, label)) / (descending[0] - 0.5 * (descending[2] + descending[3]) + 1e-12)
+
+
 LOSSES: dict[str, Callable[[Logits, Label], Scalar]] = {
     "cross_entropy": cross_entropy,
     "log_cross_entropy": log_cross_entropy,

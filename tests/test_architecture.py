@@ -25,6 +25,7 @@ ORDER = [
     "defenses",
     "metrics",
     "batches",
+    "auto_attack",
     "paper",
 ]
 ALLOWED = {"jax", "flax", "jaxtyping", "numpy", "irob"}

@@ -41,7 +41,9 @@ def test_the_papers_steps_have_the_known_counts(name, giga):
 def test_a_network_that_is_no_table_of_layers_is_stepped_too(monkeypatch):
     """Ours alone; the peers are compared with ours elsewhere."""
     monkeypatch.setitem(MODELS, "tiny", lambda shape, n: irob.models.from_linen(irob.models.resnets.WideResNet(n, 10, 1), shape, n))
-    monkeypatch.setitem(training_groups.LARGE_STEPS, "tiny", training_groups.STEPS["cifar_small"]._replace(network="tiny", batch=4, attack_steps=2))
+    monkeypatch.setitem(
+        training_groups.LARGE_STEPS, "tiny", training_groups.STEPS["cifar_small"]._replace(network="tiny", batch=4, attack_steps=2)
+    )
     for dtype in ("float32", "bfloat16"):
         group = training_groups.training_step_group("tiny", "adv", dtype)
         assert group.cost is None and np.isfinite(group.ours()).all()

@@ -14,6 +14,7 @@ from experiments.evaluation.measures import aai, pgd, unforeseen
 from experiments.evaluation.run import choose_measures, run_measures
 from experiments.reports import tables
 from experiments.reports.entries import Entry
+from experiments.reports.strongest import masked_gradients
 from experiments.runtime.errors import UserError
 from experiments.training.loop import train
 from experiments.training.validation import validation_scores
@@ -99,7 +100,7 @@ HIDDEN = {
     "rounding": lambda f, x: f(jnp.round(x * 16.0) / 16.0),
 }
 SHORT = {
-    "pgd": (pgd.MEASURE, pgd.Options(images=First(6), restarts=1, steps=(3,))),
+    "pgd": (pgd.MEASURE, pgd.Options(images=First(6), restarts=1, steps=(3,), queries=0)),
     "unforeseen": (unforeseen.MEASURE, unforeseen.Options(images=First(6), unforeseen_attacks=("jpeg_linf",), num_steps=2)),
 }
 
@@ -117,6 +118,16 @@ def test_measures_say_how_many_images_withstood_nothing(name, measure, trained, 
     honest, _ = run_measures(Evaluation(trained, digits, (0.0, 0.1)), {measure: SHORT[measure]})
     assert not any(record.get("without_gradient", 0) for record in honest.records)
     assert not tables.coverage([Entry("trained", honest, {})])
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_random_search_needs_no_gradient(name, trained, digits):
+    chosen = {"pgd": (pgd.MEASURE, pgd.Options(images=First(12), restarts=1, steps=(3,), queries=300))}
+    result, _ = run_measures(Evaluation(made_of(trained, HIDDEN[name]), digits, (0.0, 0.1)), chosen)
+    (clean,), (attacked,) = ([r for r in result.records if r.metric == metric] for metric in ("clean_accuracy", "robust_accuracy"))
+    assert attacked["white_box"] == clean.value > 0.5 and attacked.value <= 1 / 12
+    (note,) = masked_gradients([Entry("hidden", result, {})])
+    assert "its gradients are partly masked" in note
 
 
 def test_the_map_attack_says_it_too(trained, digits, capsys):

@@ -110,7 +110,7 @@ def test_records(trained, digits):
 def test_the_description_follows_from_the_options():
     assert pgd.describe(pgd.MEASURE.presets["standard"]) == (
         "Attack: pgd on margin and on cross_entropy, 5 random starts each, 150 steps of 0.2, 0.06, 0.02 eps;"
-        " worst case over iterates, restarts, objectives, smaller eps."
+        " worst case over iterates, restarts, objectives, smaller eps; then square, 1000 queries, on what is left."
     )
     assert pgd.describe(PAPER) == "Attack: paper_pgd on logsumexp_cross_entropy, no random start, 200 steps of constant 0.01; last iterate."
 

@@ -26,7 +26,7 @@ from experiments.training.loop import train
 from experiments.training.step import initial_state, keys_of_batch, make_attack, make_gradient, make_step, residual_floats, zero_metrics
 from experiments.training.validation import validation_scores
 from experiments.training.workdir import locked_workdir
-from irob.attacks.projected_gradient import AttackResult
+from irob.attacks import AttackResult
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from experiments.evaluation.engine import Check, predicted_class
 from experiments.runtime import devices
 from experiments.runtime.names import find
 from irob.attacks import BALLS, AttackResult, best_of_pgd, last_of_pgd, smallest_discrepancy, smallest_eps, sneaking_attack, step_rule
-from irob.attacks.projected_gradient import Ascent
+from irob.attacks.attack import Ascent
 from irob.discrepancies import NORMS, all_class, discrepancy, kendall_tau, normalized, pearson
 from irob.losses import margin_loss, pick
 from irob.maps import EXPLAINERS, READOUTS, differentiable, explainer, frozen, scale_to_logits

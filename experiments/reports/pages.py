@@ -3,6 +3,7 @@
 import base64
 import csv
 import io
+import json
 import pathlib
 import re
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ import markupsafe
 from experiments.reports import figures
 from experiments.reports.entries import Entry
 from experiments.reports.figures import Picture
+from experiments.reports.strongest import robustbench
 from experiments.reports.tables import Table
 from experiments.runtime import storage
 from experiments.runtime.errors import UserError, refuse
@@ -56,6 +58,8 @@ def _write(sections: Sequence[Section], entries: Sequence[Entry], out: pathlib.P
             file = section.file(picture, out)
             figures.save(picture.figure, file, file.with_suffix(".png"))
     storage.save_text(out / "records.csv", comma_separated(all_records(entries)))
+    if cards := [card for entry in entries for card in robustbench(entry)]:
+        storage.save_text(out / "robustbench.json", json.dumps(cards, indent=1) + "\n")
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("experiments.reports"),
         autoescape=jinja2.select_autoescape(["html"]),

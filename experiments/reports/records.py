@@ -46,7 +46,15 @@ class Record:
         return {"measure": self.measure, "metric": self.metric, **self.settings, "n": self.n, "value": self.value, "ci95": ci95}
 
 
-OUTCOMES = ("median", "failed", "mean_eps", "predicted", "reached", "without_gradient")  # fields of `settings` that are measured, too
+OUTCOMES = (
+    "median",
+    "failed",
+    "mean_eps",
+    "predicted",
+    "reached",
+    "without_gradient",
+    "white_box",
+)  # fields of `settings` that are measured, too
 OWN_FIELDS = ("measure", "metric", "n", "value", "ci95")
 
 

@@ -1,7 +1,14 @@
 """Attacks: ascent of an objective `x_adv -> scalar` inside a ball around the image. No attack knows a model.
 
 balls               LInf, L2, L1: projection, steepest ascent, random points
-projected_gradient  pgd and its variants; step sizes; ATTACKS, attacks by name
+attack              what an attack is, and what it returns
+projected_gradient  pgd and its variants; step sizes
+auto_pgd            APGD, which sets its own steps
+boundary            FAB and DeepFool, which look for the nearest success; carlini_wagner, likewise
+square              random search, by scores alone
+table               ATTACKS, all of these by name
+objectives          what attacks ascend, made of logits; expectation over transformations, straight-through gradients, transfer
+ensembles           AutoAttack: which attacks in which order
 minimal             the smallest radius at which an attack succeeds
 sneaking            changes the prediction and hides from a discrepancy of the maps
 top_k_map           changes the map and keeps the prediction
@@ -9,16 +16,18 @@ inversion           images that drive one unit of the representation
 unforeseen          attacks that were not part of the training: JPEG, elastic, fog, Gabor noise, snow
 """
 
+from irob.attacks.attack import Attack, AttackResult, GradientCounts
+from irob.attacks.auto_pgd import APGD, SparseAPGD
 from irob.attacks.balls import BALLS, L1, L2, Ball, LInf, NormBall
+from irob.attacks.boundary import FAB, DeepFool, to_hyperplane
+from irob.attacks.carlini_wagner import CarliniWagner
+from irob.attacks.ensembles import Stage, stages_of
 from irob.attacks.inversion import invert, mean_activation
 from irob.attacks.minimal import Bisection, MinimalPerturbation, bisect, smallest_eps
+from irob.attacks.objectives import OBJECTIVES, expectation, nearest_boundary, straight_through, targeted, transferred, untargeted
 from irob.attacks.projected_gradient import (
-    ATTACKS,
     PGD,
     STEP_SIZES,
-    Attack,
-    AttackResult,
-    GradientCounts,
     best_of_pgd,
     compiled_pgd,
     constant_steps,
@@ -29,14 +38,19 @@ from irob.attacks.projected_gradient import (
     step_rule,
 )
 from irob.attacks.sneaking import SneakingResult, smallest_discrepancy, sneaking_attack
+from irob.attacks.square import Square
+from irob.attacks.table import ATTACKS
 from irob.attacks.top_k_map import top_k_map_attack
 from irob.attacks.unforeseen import UNFORESEEN, UnforeseenAttack, Variation
 
 __all__ = [
+    "APGD",
     "ATTACKS",
     "BALLS",
+    "FAB",
     "L1",
     "L2",
+    "OBJECTIVES",
     "PGD",
     "STEP_SIZES",
     "UNFORESEEN",
@@ -44,11 +58,16 @@ __all__ = [
     "AttackResult",
     "Ball",
     "Bisection",
+    "CarliniWagner",
+    "DeepFool",
     "GradientCounts",
     "LInf",
     "MinimalPerturbation",
     "NormBall",
     "SneakingResult",
+    "SparseAPGD",
+    "Square",
+    "Stage",
     "UnforeseenAttack",
     "Variation",
     "best_of_pgd",
@@ -56,14 +75,22 @@ __all__ = [
     "compiled_pgd",
     "constant_steps",
     "decaying_steps",
+    "expectation",
     "invert",
     "last_of_pgd",
     "mean_activation",
+    "nearest_boundary",
     "pgd",
     "pgd_step",
     "smallest_discrepancy",
     "smallest_eps",
     "sneaking_attack",
+    "stages_of",
     "step_rule",
+    "straight_through",
+    "targeted",
+    "to_hyperplane",
     "top_k_map_attack",
+    "transferred",
+    "untargeted",
 ]

@@ -41,6 +41,13 @@ class NormBall(Ball, Protocol):
     `project` returns the nearest point of the set, in l2. The step of `ascend` has norm step_size and increases <gradient, .> most.
     """
 
+    def random_direction(self, key: PRNGKey, x: Point) -> Point:
+        """A random perturbation of length 1, of the shape of x."""
+
+    @staticmethod
+    def smallest_step(gain: Point, room: Point, needed: Scalar) -> Point:
+        """The shortest d with `0 <= d_i <= room_i` and `sum_i gain_i d_i = needed`; d = room where that is not enough. gain, needed >= 0."""
+
     @staticmethod
     def length(difference: Point) -> Scalar:
         """The norm of a perturbation."""
@@ -106,6 +113,16 @@ class LInf(NamedTuple):
         """Uniform in the cube, clipped to [0, 1]."""
         return self.project(x + jax.random.uniform(key, x.shape, x.dtype, -1.0, 1.0) * self.eps, x)
 
+    def random_direction(self, key: PRNGKey, x: Point) -> Point:
+        """Uniform in the cube, divided by its largest entry."""
+        t = jax.random.uniform(key, x.shape, x.dtype, -1.0, 1.0)
+        return t / jnp.max(jnp.abs(t))
+
+    @staticmethod
+    def smallest_step(gain: Point, room: Point, needed: Scalar) -> Point:
+        """D = min(level, room)."""
+        return _water_filled(jnp.where(gain > 0.0, 1.0, 0.0).astype(room.dtype), gain, room, needed)
+
     @staticmethod
     def length(difference: Point) -> Scalar:
         """`max_i |d_i|`; NaN where one is. (XLA on CPU has -inf for the maximum of |NaN| in some batches.)"""
@@ -163,6 +180,16 @@ class L2(NamedTuple):
         direction = jax.random.normal(direction_key, x.shape, x.dtype)
         radius = checked_radius(self.eps) * jax.random.uniform(radius_key, dtype=x.dtype) ** (1.0 / x.size)
         return jnp.clip(x + radius * direction / jnp.linalg.norm(direction), 0.0, 1.0)
+
+    def random_direction(self, key: PRNGKey, x: Point) -> Point:
+        """Uniform on the sphere."""
+        t = jax.random.normal(key, x.shape, x.dtype)
+        return t / jnp.linalg.norm(t)
+
+    @staticmethod
+    def smallest_step(gain: Point, room: Point, needed: Scalar) -> Point:
+        """D = min(level gain, room)."""
+        return _water_filled(gain, gain, room, needed)
 
     @staticmethod
     def length(difference: Point) -> Scalar:
@@ -237,6 +264,21 @@ class L1(NamedTuple):
         signs = jax.random.rademacher(sign_key, x.shape, x.dtype)
         return jnp.clip(x + checked_radius(self.eps) * signs * (sizes[:-1] / jnp.sum(sizes)).reshape(x.shape), 0.0, 1.0)
 
+    def random_direction(self, key: PRNGKey, x: Point) -> Point:
+        """A Gaussian perturbation, divided by its length."""
+        t = jax.random.normal(key, x.shape, x.dtype)
+        return t / jnp.sum(jnp.abs(t))
+
+    @staticmethod
+    def smallest_step(gain: Point, room: Point, needed: Scalar) -> Point:
+        """Entries in the order of their gain, each as far as there is room, until it is enough."""
+        order = jnp.argsort(-gain.reshape(-1))
+        sorted_gain, sorted_room = jnp.take(gain.reshape(-1), order), jnp.take(room.reshape(-1), order)
+        got_before = jnp.cumsum(sorted_gain * sorted_room) - sorted_gain * sorted_room
+        useful = sorted_gain > 0.0
+        moved = jnp.clip((needed - got_before) / jnp.where(useful, sorted_gain, 1.0), 0.0, jnp.where(useful, sorted_room, 0.0))
+        return jnp.zeros_like(moved).at[order].set(moved).reshape(room.shape)
+
     @staticmethod
     def length(difference: Point) -> Scalar:
         """`sum_i |d_i|`."""
@@ -251,6 +293,27 @@ class L1(NamedTuple):
     def max_eps() -> float:
         """Infinite: every radius makes sense."""
         return np.inf
+
+
+def _water_filled(weight: Point, gain: Point, room: Point, needed: Scalar) -> Point:
+    """`d_i = min(level weight_i, room_i)` at the level where `sum_i gain_i d_i = needed`.
+
+    The sum is concave and piecewise linear in the level, so Newton's method from 0 rises to the solution and arrives in finitely many rounds.
+    """
+
+    def next_level(level: Any) -> Any:
+        stopped = level * weight >= room
+        left = needed - jnp.sum(jnp.where(stopped, gain * room, 0.0))
+        slope = jnp.sum(jnp.where(stopped, 0.0, gain * weight))
+        return jnp.where(slope > 0.0, left / jnp.where(slope > 0.0, slope, 1.0), level)
+
+    def rises(levels: Any) -> Any:
+        return levels[1] > levels[0]
+
+    start = jnp.full((), -1.0, room.dtype), jnp.zeros((), room.dtype)
+    _, level = jax.lax.while_loop(rises, lambda levels: (levels[1], next_level(levels[1])), start)
+    feasible = jnp.sum(gain * room) > needed
+    return jnp.where(feasible, jnp.minimum(level * weight, room), jnp.where(gain > 0.0, room, 0.0))
 
 
 BALLS: dict[str, type[Any]] = {"linf": LInf, "l2": L2, "l1": L1}  # each a `NormBall`

@@ -1,58 +1,18 @@
-"""Projected gradient ascent (PGD) on any objective, inside any ball; and `ATTACKS`, attacks by name."""
+"""Projected gradient ascent (PGD) on any objective, inside any ball."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from irob.attacks.attack import AttackResult, GradientCounts, ScoredObjective, first_iterate, linearized, no_gradients, said
 from irob.attacks.balls import Ball
 from irob.types import Array, Objective, Point, PRNGKey, Scalar
-
-ScoredObjective = Callable[[Point], tuple[Scalar, Scalar]]  # x_adv -> (value that is ascended, score that chooses the result)
-
-
-class GradientCounts(NamedTuple):
-    """How many gradients an attack took, how many of them were zero everywhere, and how many were not finite somewhere."""
-
-    taken: Scalar = 0
-    zero: Scalar = 0
-    nonfinite: Scalar = 0
-
-    def with_one(self, gradient: Point) -> GradientCounts:
-        """The counts with one gradient more."""
-        finite = jnp.all(jnp.isfinite(gradient))
-        return GradientCounts(self.taken + 1, self.zero + (finite & jnp.all(gradient == 0.0)), self.nonfinite + ~finite)
-
-    def useless(self) -> Any:
-        """Whether gradients were taken and none of them was of use, so that the failure of an attack says nothing about the network."""
-        return jnp.asarray((self.taken > 0) & (self.zero + self.nonfinite >= self.taken))
-
-
-class AttackResult(NamedTuple):
-    """What an attack found.
-
-    x_adv: the adversarial image `[H, W, c]` (or other variable), inside the ball.
-    score: its score; larger = better for the attacker.
-    gradients: what the attack had to go by; none are counted where an attack does not say.
-    """
-
-    x_adv: Point
-    score: Scalar
-    gradients: GradientCounts = GradientCounts()
-
-    def finite(self) -> Any:
-        """Whether the point is finite, and at least one gradient was, if any was taken."""
-        none = (self.gradients.taken > 0) & (self.gradients.nonfinite >= self.gradients.taken)
-        return jnp.all(jnp.isfinite(self.x_adv)) & ~jnp.asarray(none)
-
-
-Ascent = Callable[[ScoredObjective], AttackResult]  # an attack with everything but the objective filled in
 
 
 def pgd_step(ball: Ball, x: Point, x_adv: Point, gradient: Point, step_size: Any) -> Point:
@@ -108,7 +68,7 @@ def pgd(
     [0.75, 0.25]
     """
     x_adv, counts = _last_iterate(lambda z: (objective(z), None), ball, x, step_sizes, start)
-    return _said(AttackResult(x_adv, 0.0, counts)).x_adv
+    return said(AttackResult(x_adv, 0.0, counts)).x_adv
 
 
 def compiled_pgd(objective: Callable[..., Scalar]) -> Callable[..., Point]:
@@ -141,6 +101,7 @@ def best_of_pgd(
     *,
     step_sizes: Float[Array, " steps"],
     start: Point | None = None,
+    momentum: float = 0.0,
 ) -> AttackResult:
     """Projected gradient ascent, the iterate with the highest score, start and last iterate included.
 
@@ -149,10 +110,14 @@ def best_of_pgd(
     Args:
       objective: `x_adv -> (value, score)`; the value is ascended, the score is compared. One forward pass gives both.
       ball, x, step_sizes, start: as in `pgd`, which says what is raised.
+      momentum: mu, if positive: steps follow `m_{k+1} = mu m_k + g_k / ||g_k||_1`, m_0 = 0, instead of the gradient g_k.
 
     Returns:
       The best iterate, its score, and the counts of gradients: where `gradients.useless()`, the attack went nowhere, which is no sign of robustness.
       No gradient flows through them.
+
+    References:
+      Momentum: Dong et al. 2018, https://arxiv.org/abs/1710.06081, eq. 6.
 
     >>> from irob.attacks.balls import LInf
     >>> overshoot = lambda z: (jnp.sum(z), -jnp.abs(jnp.sum(z) - 0.6))
@@ -160,21 +125,22 @@ def best_of_pgd(
     >>> round(float(found.x_adv[0, 0, 0]), 4)
     0.6
     """
-    first = jax.lax.stop_gradient(_start(start, ball, x))
+    first = jax.lax.stop_gradient(first_iterate(start, ball, x))
 
     def better(best: AttackResult, x_adv: Point, score: Scalar) -> AttackResult:
         higher = score > best.score
         return best._replace(x_adv=jnp.where(higher, x_adv, best.x_adv), score=jnp.where(higher, score, best.score))
 
-    def step(state: tuple[Point, AttackResult], size: Any) -> tuple[tuple[Point, AttackResult], None]:
-        x_adv, best = state
-        (gradient, score), counts = _gradient(objective, x_adv, best.gradients)
-        best = better(best, x_adv, score)._replace(gradients=counts)
-        return (pgd_step(ball, x, x_adv, gradient, size), best), None
+    def step(state: Any, size: Any) -> tuple[Any, None]:
+        x_adv, before, best = state
+        here, counts = linearized(objective, x_adv, best.gradients)
+        best = better(best, x_adv, here.score)._replace(gradients=counts)
+        direction = with_momentum(before, here.gradient, momentum)
+        return (pgd_step(ball, x, x_adv, direction, size), direction, best), None
 
-    worst = AttackResult(first, jnp.full((), -jnp.inf, first.dtype), _no_gradients())
-    (x_adv, best), _ = jax.lax.scan(step, (first, worst), _checked(step_sizes, x))
-    return _said(jax.lax.stop_gradient(better(best, x_adv, objective(x_adv)[1])))
+    worst = AttackResult(first, jnp.full((), -jnp.inf, first.dtype), no_gradients())
+    (x_adv, _, best), _ = jax.lax.scan(step, (first, jnp.zeros_like(first), worst), _checked(step_sizes, x))
+    return said(jax.lax.stop_gradient(better(best, x_adv, objective(x_adv)[1])))
 
 
 def last_of_pgd(
@@ -184,54 +150,37 @@ def last_of_pgd(
     *,
     step_sizes: Float[Array, " steps"],
     start: Point | None = None,
+    momentum: float = 0.0,
 ) -> AttackResult:
     """`pgd` with the score of its last iterate, for where `best_of_pgd` is expected."""
-    x_adv, counts = _last_iterate(objective, ball, x, step_sizes, start)
-    return _said(AttackResult(x_adv, jax.lax.stop_gradient(objective(x_adv)[1]), counts))
+    x_adv, counts = _last_iterate(objective, ball, x, step_sizes, start, momentum)
+    return said(AttackResult(x_adv, jax.lax.stop_gradient(objective(x_adv)[1]), counts))
 
 
 def _last_iterate(
-    objective: Callable[[Point], tuple[Scalar, Any]], ball: Ball, x: Point, step_sizes: Any, start: Point | None
+    objective: Callable[[Point], tuple[Scalar, Any]], ball: Ball, x: Point, step_sizes: Any, start: Point | None, momentum: float = 0.0
 ) -> tuple[Point, GradientCounts]:
-    def step(state: tuple[Point, GradientCounts], size: Any) -> tuple[tuple[Point, GradientCounts], None]:
-        x_adv, counts = state
-        (gradient, _), counts = _gradient(objective, x_adv, counts)
-        return (pgd_step(ball, x, x_adv, gradient, size), counts), None
+    def step(state: Any, size: Any) -> tuple[Any, None]:
+        x_adv, before, counts = state
+        here, counts = linearized(objective, x_adv, counts)
+        direction = with_momentum(before, here.gradient, momentum)
+        return (pgd_step(ball, x, x_adv, direction, size), direction, counts), None
 
-    last, _ = jax.lax.scan(step, (_start(start, ball, x), _no_gradients()), _checked(step_sizes, x))
-    return jax.lax.stop_gradient(last)
-
-
-def _gradient(
-    objective: Callable[[Point], tuple[Scalar, Any]], x_adv: Point, counts: GradientCounts
-) -> tuple[tuple[Point, Any], GradientCounts]:
-    """The gradient at a point, zero where it is not finite, and what comes with it; the counts with it."""
-    gradient, score = jax.grad(objective, has_aux=True)(x_adv)
-    return (jnp.where(jnp.isfinite(gradient), gradient, 0.0), score), counts.with_one(gradient)
+    first = first_iterate(start, ball, x)
+    (last, _, counts), _ = jax.lax.scan(step, (first, jnp.zeros_like(first), no_gradients()), _checked(step_sizes, x))
+    return jax.lax.stop_gradient((last, counts))
 
 
-def _no_gradients() -> GradientCounts:
-    return GradientCounts(*jnp.zeros(3, jnp.int32))
+def with_momentum(before: Point, gradient: Point, momentum: float) -> Point:
+    """`mu m + g / ||g||_1`, the direction of a step after m; g itself without momentum.
 
-
-def _said(result: AttackResult) -> AttackResult:
-    """The result; with a warning, where its values are known, if the attack had nothing to go by."""
-    counts = result.gradients
-    if not any(isinstance(count, jax.core.Tracer) for count in counts) and counts.useless():
-        warnings.warn(
-            f"none of the {counts.taken} gradients of the objective was of use ({counts.zero} zero everywhere, {counts.nonfinite} not finite): the"
-            " attack went nowhere. An objective that compares with x needs a random start; a network that hides its gradients, another attack.",
-            stacklevel=3,
-        )
-    return result
-
-
-def _start(start: Point | None, ball: Ball, x: Point) -> Array:
-    if not jnp.issubdtype(jnp.asarray(x).dtype, jnp.floating):
-        raise ValueError(f"x must be floats, pixels in [0, 1], got {jnp.asarray(x).dtype}: divide uint8 pixels by 255")
-    if start is not None and jnp.shape(start) != jnp.shape(x):
-        raise ValueError(f"start must have the shape of x, {jnp.shape(x)}, got {jnp.shape(start)}")
-    return jnp.asarray(x) if start is None else jnp.asarray(ball.project(start, x))
+    >>> with_momentum(jnp.array([1.0, 0.0]), jnp.array([1.0, 3.0]), 0.5).tolist()
+    [0.75, 0.75]
+    """
+    if momentum == 0.0:
+        return gradient
+    length = jnp.sum(jnp.abs(gradient))
+    return momentum * before + gradient / jnp.where(length > 0.0, length, 1.0)
 
 
 def _checked(step_sizes: Float[Array, " steps"], x: Point) -> Array:
@@ -275,6 +224,8 @@ def frank_wolfe_steps(eps: Scalar, num_steps: int) -> Float[Array, " steps"]:
 
 StepRule = Callable[[Scalar, int], Float[Array, " steps"]]  # (eps, number of steps) -> sizes
 STEP_SIZES: dict[str, StepRule] = {
+    "eps": constant_steps,
+    "eps/steps": lambda eps, num_steps: constant_steps(eps / num_steps, num_steps),
     "0.2, 0.06, 0.02 eps": decaying_steps,
     "0.2 eps": lambda eps, num_steps: constant_steps(0.2 * eps, num_steps),
     "eps/4": lambda eps, num_steps: constant_steps(eps / 4, num_steps),
@@ -296,19 +247,7 @@ def step_rule(name: str | StepRule) -> StepRule:
     return STEP_SIZES[name] if isinstance(name, str) else name
 
 
-# --- attacks by name ------------------------------------------------------------------------------------------------------------------------
-
-
-@runtime_checkable
-class Attack(Protocol):
-    """A row of `ATTACKS`: ascends an objective inside a ball.
-
-    key: of everything random. num_steps: its budget of gradients. start: the first iterate where the caller has one.
-    """
-
-    def __call__(
-        self, objective: ScoredObjective, ball: Ball, x: Point, *, key: PRNGKey, num_steps: int, start: Point | None = None
-    ) -> AttackResult: ...
+# --- as a row of ATTACKS --------------------------------------------------------------------------------------------------------------------
 
 
 class PGD(NamedTuple):
@@ -317,11 +256,13 @@ class PGD(NamedTuple):
     step_sizes: a key of `STEP_SIZES`, or a rule of one's own.
     random_start: whether it starts from a random point of the ball, where no start is given; otherwise from x.
     best_iterate: whether the iterate with the highest score is the result; otherwise the last one.
+    momentum: of `best_of_pgd`.
     """
 
     step_sizes: str | StepRule = "0.2, 0.06, 0.02 eps"
     random_start: bool = True
     best_iterate: bool = True
+    momentum: float = 0.0
 
     def __call__(
         self, objective: ScoredObjective, ball: Ball, x: Point, *, key: PRNGKey, num_steps: int, start: Point | None = None
@@ -330,7 +271,5 @@ class PGD(NamedTuple):
         if start is None and self.random_start:
             start = ball.random_point(key, x)
         ascend = best_of_pgd if self.best_iterate else last_of_pgd
-        return ascend(objective, ball, x, step_sizes=step_rule(self.step_sizes)(ball.eps, num_steps), start=start)
-
-
-ATTACKS: dict[str, Attack] = {"pgd": PGD()}
+        sizes = step_rule(self.step_sizes)(ball.eps, num_steps)
+        return ascend(objective, ball, x, step_sizes=sizes, start=start, momentum=self.momentum)

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool
 
+from irob.attacks.attack import Ascent, AttackResult
 from irob.attacks.minimal import bisect, lower_end
-from irob.attacks.projected_gradient import Ascent, AttackResult
 from irob.losses import margin_loss
 from irob.types import Array, Explain, Explanation, Image, Label, Scalar
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from irob.attacks.projected_gradient import Ascent
+from irob.attacks.attack import Ascent
 from irob.discrepancies import top_k_pixels
 from irob.losses import margin_loss, pick
 from irob.types import Explain, Image, Label, Scalar

@@ -1,5 +1,6 @@
 """Statistics of results, with their uncertainty."""
 
+from irob.metrics.paired import Paired, mcnemar
 from irob.metrics.proportions import Proportion, mean_with_error, robust_accuracy, wilson_interval, worst_case
 
-__all__ = ["Proportion", "mean_with_error", "robust_accuracy", "wilson_interval", "worst_case"]
+__all__ = ["Paired", "Proportion", "mcnemar", "mean_with_error", "robust_accuracy", "wilson_interval", "worst_case"]

@@ -1,4 +1,4 @@
-"""Accuracy against eps under an attack on the prediction, by default projected gradient ascent.
+"""Accuracy against eps under an attack on the prediction, by default projected gradient ascent, and random search without gradients on what is left.
 
 Everything random comes from (seed, objective, restart, index of the image in its split), so the result of an image depends neither on its batch nor
 on the devices.
@@ -47,6 +47,7 @@ class Options(MeasureOptions):
     steps: tuple[int, ...] = option(
         (150,), distinct(several(integer(1, limit=10**6), 1)), "steps of each restart, one number or several for a comparison"
     )
+    queries: int = option(1000, integer(0, limit=10**6), "of Square, which uses no gradient, on the images that are left; 0: none")
     nested: bool = option(True, boolean(), "broken at a smaller eps counts as broken at every larger one")
     target: str | None = option(
         None,
@@ -72,7 +73,11 @@ def describe(options: Options) -> str:
     sizes = f" of {settings['step_sizes']}" if isinstance(settings.get("step_sizes"), str) else ""
     what = f"{options.attack} on {' and on '.join(options.objectives)}, {starts}, {'/'.join(map(str, options.steps))} steps{sizes}"
     what += f", towards class {options.target}" if options.target is not None else ""
-    return f"Attack: {what}; {'worst case over ' + ', '.join(over) if over else 'last iterate'}."
+    then = f"; then {GRADIENT_FREE}, {options.queries} queries, on what is left" if options.queries else ""
+    return f"Attack: {what}; {'worst case over ' + ', '.join(over) if over else 'last iterate'}{then}."
+
+
+GRADIENT_FREE = "square"  # the attack, a key of ATTACKS, that needs no gradient
 
 
 class PredictionAttack(NamedTuple):
@@ -87,8 +92,8 @@ class PredictionAttack(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """Of one eps, for each image: the class under the whole attack (-1: no class), whether it is correct, the attacked image, if kept, and whether it
-    was attacked and no gradient was of use.
+    """Of one eps, for each image: the class under the whole attack (-1: no class), whether it is correct, the attacked image, if kept, whether it was
+    attacked and no gradient was of use, and whether it withstood the attacks by gradients (None where there was no other attack).
     """
 
     eps: float
@@ -96,10 +101,16 @@ class Outcome(NamedTuple):
     correct: np.ndarray
     images: np.ndarray | None = None
     useless: np.ndarray | bool = False
+    white_box: np.ndarray | None = None
 
 
 def check(evaluation: Evaluation, options: Options) -> None:
-    """Refuses a target that is no class, or the class of all images."""
+    """Refuses a target that is no class, or the class of all images, and an objective that an attack cannot go by."""
+    walks = getattr(find(ATTACKS, options.attack, "attack"), "seeks_zero", False)
+    refuse(
+        walks and options.objectives != ("margin",),
+        f"--attack={options.attack} goes to where its objective is 0, the decision boundary: give --objectives=margin",
+    )
     target = target_of(evaluation, options)
     labels = evaluation.split.labels[evaluation.indices(options.images)]
     refuse(target is not None and bool(np.all(labels == target)), f"--target={options.target}: all images to be measured are of that class")
@@ -138,23 +149,33 @@ def eps_outcomes(evaluation: Evaluation, options: Options, num_steps: int, indic
     kept = options.save_examples
     shown = shown_clean = np.array(to_unit(evaluation.split.fetch(indices)[0])) if kept else None
     for eps in evaluation.eps:
-        useless = np.zeros(len(labels), bool)
+        useless, white_box = np.zeros(len(labels), bool), None
         if eps > 0:
             predictions = (current if options.nested else clean).copy()
             images = None if not kept else np.array(shown if options.nested else shown_clean)
             useless[predictions == labels if target is None else predictions != target] = True
-            for objective in options.objectives:
-                attempt = PredictionAttack(evaluation.norm, options.attack, objective, num_steps, target, kept)
-                for restart in range(options.restarts):
-                    left = np.flatnonzero(predictions == labels if target is None else predictions != target)
-                    if len(left):
-                        found = after_restart(evaluation, attempt, restart, eps, indices[left])
-                        predictions[left] = found["predictions"]
+            for attempt, restart in attempts(evaluation.norm, options, num_steps, target):
+                if attempt.attack == GRADIENT_FREE != options.attack:
+                    white_box = predictions == labels
+                left = np.flatnonzero(predictions == labels if target is None else predictions != target)
+                if len(left):
+                    found = after_restart(evaluation, attempt, restart, eps, indices[left])
+                    predictions[left] = found["predictions"]
+                    if attempt.attack != GRADIENT_FREE:
                         useless[left] &= found["useless"]
-                        if images is not None:
-                            images[left] = found["examples"]
+                    if images is not None:
+                        images[left] = found["examples"]
             current, shown = predictions, images
-        yield Outcome(eps, current, current == labels, shown, useless)
+        yield Outcome(eps, current, current == labels, shown, useless, white_box)
+
+
+def attempts(norm: str, options: Options, num_steps: int, target: int | None) -> Iterator[tuple[PredictionAttack, int]]:
+    """(attack, restart) in their order: objective by objective, then without gradients."""
+    for objective in options.objectives:
+        for restart in range(options.restarts):
+            yield PredictionAttack(norm, options.attack, objective, num_steps, target, options.save_examples), restart
+    if options.queries:
+        yield PredictionAttack(norm, GRADIENT_FREE, "margin", options.queries, target, options.save_examples), 0
 
 
 def after_restart(
@@ -163,7 +184,7 @@ def after_restart(
     """What one restart of one objective does to images: `predictions [n]`, and `examples [n, H, W, c]` if they are kept."""
     shared = (np.float32(eps), evaluation.random_key(zlib.crc32(attempt.objective.encode()), restart))
     towards = "" if attempt.target is None else f" to {attempt.target}"
-    label = f"pgd {attempt.objective}{towards} {attempt.num_steps} steps, restart {restart}, eps {eps:.9g}"
+    label = f"{attempt.attack} {attempt.objective}{towards} {attempt.num_steps} steps, restart {restart}, eps {eps:.9g}"
     found = evaluation.map_examples(label, prediction_attack_check, attempt, shared, indices)
     check_perturbations(found, eps, attempt.norm, attempt.objective)
     return found
@@ -221,13 +242,15 @@ def records_of(
         "objectives": list(options.objectives),
         "steps": num_steps,
         "restarts": options.restarts,
+        **({"queries": options.queries} if options.queries else {}),
         **which,
     }
     attacked = outcome.eps > 0
     clean = lambda: proportion_record("clean_accuracy", outcome.correct, eps=0.0, **which)  # noqa: E731
     reached = {} if target is None else {"reached": float(np.mean(outcome.predictions == target))}
     hidden = without_gradient(int(np.sum(outcome.correct & outcome.useless)))
-    records = [proportion_record("robust_accuracy", outcome.correct, **settings, **reached, **hidden) if attacked else clean()]
+    gradients = {} if outcome.white_box is None else {"white_box": float(np.mean(outcome.white_box))}
+    records = [proportion_record("robust_accuracy", outcome.correct, **settings, **reached, **gradients, **hidden) if attacked else clean()]
     if target is not None and attacked:
         records.append(proportion_record("target_reached", outcome.predictions == target, **settings))
     for c in np.unique(labels):
@@ -248,6 +271,7 @@ PRINTED_COLUMNS = (
     ("n", "n"),
     ("accuracy", "value"),
     ("95% interval", "ci95"),
+    ("gradient attacks alone", "white_box"),
     ("target reached", "reached"),
 )
 PRINTED = ("clean_accuracy", "robust_accuracy")
@@ -358,6 +382,7 @@ MEASURE = Measure(
             objectives=("logsumexp_cross_entropy",),
             restarts=1,
             steps=(200,),
+            queries=0,
             nested=False,
         ),
     },

@@ -1,0 +1,231 @@
+"""AutoAttack: accuracy against eps under the ensemble of Croce & Hein 2020 (https://arxiv.org/abs/2003.01690), attack after attack on what is left.
+
+Everything random comes from (seed, stage, restart, rank of the target, index of the image in its split), so the result of an image depends neither on
+its batch nor on the devices.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import zlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.data import to_unit
+from experiments.evaluation.attacks import check_perturbations, clean_predictions, perturbation
+from experiments.evaluation.engine import Check, Evaluation, predicted_class
+from experiments.evaluation.examples import First
+from experiments.evaluation.measure import Measure, Measured
+from experiments.evaluation.options import MeasureOptions, option
+from experiments.reports import figures
+from experiments.reports.entries import Entry
+from experiments.reports.records import Record, proportion_record, without_gradient
+from experiments.reports.strongest import masked_gradients
+from experiments.reports.tables import Table, eps_table
+from experiments.runtime import devices
+from experiments.runtime.errors import refuse
+from experiments.runtime.names import find
+from experiments.runtime.values import boolean, choice
+from irob.attacks import BALLS
+from irob.attacks.ensembles import Stage, attempt, attempts, stages_of, substitutions
+from irob.types import Array, Image, Label, Model, Params
+
+DETERMINISTIC = ("standard", "plus", "quick")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(MeasureOptions):
+    """nested: an image broken at a smaller eps counts as broken at every larger one, whose ball contains the smaller (and is not attacked again)."""
+
+    version: str = option("standard", choice(*DETERMINISTIC, "rand"), "which attacks (see irob.attacks.ensembles)", in_name=True)
+    nested: bool = option(True, boolean(), "broken at a smaller eps counts as broken at every larger one")
+    save_examples: bool = option(False, boolean(), "store the attacked images in the .npz file, and the first ones as PNG files")
+
+
+def describe(options: Options) -> str:
+    """What the ensemble does, in one sentence."""
+    stages = ", ".join(stage.name for stage in stages_of(options.version, "linf", 10))
+    over = "attacks, restarts, targets" + (", smaller eps" if options.nested else "")
+    return f"AutoAttack {options.version}: {stages}, each on the images that are left; worst case over {over}."
+
+
+class Attempt(NamedTuple):
+    """What a compiled attack is made of. eps, the key and the rank of the target are its arguments."""
+
+    norm: str
+    stage: Stage
+    keeps_images: bool = False
+
+
+class Outcome(NamedTuple):
+    """Of one eps. predictions `[n]`: classes under the whole ensemble. correct: stage -> which images are left after it `[n]`; "clean": before.
+
+    images: what was reached, if kept. useless: which images no gradient of use was found for.
+    """
+
+    eps: float
+    predictions: np.ndarray
+    correct: dict[str, np.ndarray]
+    images: np.ndarray | None
+    useless: np.ndarray
+
+
+def check(evaluation: Evaluation, options: Options) -> None:
+    """Refuses a version for classifiers that draw, and a norm that the attacks are not defined in."""
+    refuse(
+        options.version == "rand",
+        "--version=rand is for classifiers that draw at random, (key, x) -> logits, which no model here is: use irob.autoattack, or"
+        f" --version={DETERMINISTIC[0]}",
+    )
+    refuse(evaluation.norm not in BALLS, f"AutoAttack is defined in {', '.join(BALLS)}, not in {evaluation.norm}: give another --norm")
+
+
+def run(evaluation: Evaluation, options: Options) -> Measured:
+    """Accuracy at every eps, after every stage."""
+    indices = evaluation.indices(options.images)
+    labels = evaluation.split.labels[indices]
+    changed = substitutions(options.version, evaluation.norm, evaluation.network.num_classes)
+    settings = {"version": options.version, "norm": evaluation.norm, **({"substituted": changed} if changed else {})}
+    records, outcomes = [], outcomes_of(evaluation, options, indices)
+    for outcome in outcomes:
+        records += records_of(outcome, indices, settings)
+    arrays = {"indices": indices, "labels": labels, "eps": np.array(evaluation.eps)}
+    arrays[f"predictions_{options.version}"] = np.stack([outcome.predictions for outcome in outcomes])
+    if options.save_examples:
+        arrays[f"examples_{options.version}"] = np.stack([outcome.images for outcome in outcomes if outcome.images is not None])
+    return Measured(sorted(records, key=lambda record: record.metric == "accuracy_after"), arrays)
+
+
+def outcomes_of(evaluation: Evaluation, options: Options, indices: np.ndarray) -> list[Outcome]:
+    """The outcome at each eps, ascending."""
+    labels = evaluation.split.labels[indices]
+    clean = clean_predictions(evaluation, indices)
+    images = np.array(to_unit(evaluation.split.fetch(indices)[0])) if options.save_examples else None
+    start = Outcome(0.0, clean, {"clean": clean == labels}, images, np.zeros(len(labels), bool))
+    found: list[Outcome] = []
+    for eps in evaluation.eps:
+        before = found[-1] if found and options.nested else start
+        found.append(_attacked(evaluation, options, eps, before, indices, labels) if eps > 0 else start)
+    return found
+
+
+def _attacked(evaluation: Evaluation, options: Options, eps: float, before: Outcome, indices: np.ndarray, labels: np.ndarray) -> Outcome:
+    predictions, images = before.predictions.copy(), None if before.images is None else before.images.copy()
+    left_after, useless = {"clean": predictions == labels}, predictions == labels
+    for stage in stages_of(options.version, evaluation.norm, evaluation.network.num_classes):
+        attempt_of = Attempt(evaluation.norm, stage, options.save_examples)
+        for restart, rank in attempts(stage):
+            left = np.flatnonzero(predictions == labels)
+            if not len(left):
+                break
+            found = after_attempt(evaluation, attempt_of, restart, rank, eps, indices[left])
+            broken = found["predictions"] != labels[left]
+            predictions[left] = found["predictions"]
+            if stage.white_box():
+                useless[left] &= found["useless"]
+            if images is not None:  # what is robust keeps its clean image, so that these images give the accuracy exactly
+                images[left[broken]] = found["examples"][broken]
+        left_after[stage.name] = predictions == labels
+    return Outcome(eps, predictions, left_after, images, useless & (predictions == labels))
+
+
+def after_attempt(
+    evaluation: Evaluation, attempt_of: Attempt, restart: int, rank: int, eps: float, indices: np.ndarray
+) -> dict[str, np.ndarray]:
+    """What one restart of a stage, towards the target of one rank, does to images: `predictions [n]`, and `examples` if they are kept."""
+    stage = attempt_of.stage
+    shared = (np.float32(eps), evaluation.random_key(zlib.crc32(stage.name.encode()), restart, rank), np.int32(rank))
+    label = f"{stage.name} restart {restart} target {rank} eps {eps:.9g}"
+    found = evaluation.map_examples(label, stage_check, attempt_of, shared, indices)
+    check_perturbations(found | {"distance": np.nan_to_num(found["distance"], nan=0.0)}, eps, attempt_of.norm, stage.objective)
+    return found
+
+
+@functools.lru_cache(maxsize=64)
+def stage_check(network: Model, attempt_of: Attempt) -> Check:
+    """Pmapped `((params, eps, key data, rank), images, labels, indices) -> predictions, distance, inside, useless`.
+
+    The attack runs on the frozen form; the differentiable form classifies its result.
+    """
+    ball_of = find(BALLS, attempt_of.norm, "norm")
+
+    def check(shared: tuple[Params, Array, Array, Array], images: Array, labels: Array, indices: Array) -> dict[str, Any]:
+        params, eps, key_data, rank = shared
+        key = jax.random.wrap_key_data(jnp.asarray(key_data))
+        ball, explain = ball_of(eps), network.frozen(params)
+
+        def one(x: Image, label: Label, index: Array) -> dict[str, Any]:
+            logits = lambda z: explain(z).logits  # noqa: E731
+            found = attempt(attempt_of.stage, logits, ball, x, label, jax.random.fold_in(key, index), rank)
+            examples = {"examples": found.x_adv} if attempt_of.keeps_images else {}
+            return {"predictions": predicted_class(network.explain(params, found.x_adv).logits), **perturbation(ball, x, found), **examples}
+
+        return jax.vmap(one)(to_unit(images), labels, indices)
+
+    return devices.pmap_full_precision(check)
+
+
+def records_of(outcome: Outcome, indices: np.ndarray, settings: dict[str, Any]) -> list[Record]:
+    """Accuracy at one eps: under the whole ensemble, under its gradient attacks alone, and after each stage."""
+    if outcome.eps == 0:
+        return [proportion_record("clean_accuracy", outcome.correct["clean"], eps=0.0)]
+    *_, final = outcome.correct.values()
+    white_box = outcome.correct[last_white_box(outcome)]
+    settings = {**settings, "eps": outcome.eps, "indices_sha256": hashlib.sha256(indices.astype(np.int64).tobytes()).hexdigest()[:16]}
+    hidden = without_gradient(int(outcome.useless.sum()))
+    found = [proportion_record("robust_accuracy", final, **settings, white_box=float(np.mean(white_box)), **hidden)]
+    return found + [
+        proportion_record("accuracy_after", correct, **settings, stage=name) for name, correct in outcome.correct.items() if name != "clean"
+    ]
+
+
+def last_white_box(outcome: Outcome) -> str:
+    """The last stage before the first one without gradients."""
+    names = list(outcome.correct)
+    return names[names.index("square") - 1] if "square" in names else names[-1]
+
+
+# --- report ---------------------------------------------------------------------------------------------------------------------------------
+
+
+PRINTED_COLUMNS = (("eps", "eps"), ("n", "n"), ("accuracy", "value"), ("95% interval", "ci95"), ("gradient attacks alone", "white_box"))
+REPORT_COLUMNS = (("version", "version"), ("norm", "norm"), ("n", "n"))
+
+
+def tables(title: str, entries: Sequence[Entry]) -> list[Table]:
+    """Networks x eps: accuracy under the ensemble, and after each of its attacks."""
+    notes = [
+        "Proportion of all test images classified correctly under every attack of the ensemble, with its 95% Wilson interval.",
+        *masked_gradients(entries),
+    ]
+    stages = "What is left after each attack; each takes what the ones before it left."
+    found = [eps_table("autoattack", f"{title} against eps", REPORT_COLUMNS, entries, "robust_accuracy", "clean_accuracy", notes=notes)]
+    columns = (("attack", "stage"), *REPORT_COLUMNS)
+    return [*found, eps_table("autoattack_by_attack", "AutoAttack, attack by attack", columns, entries, "accuracy_after", notes=[stages])]
+
+
+def pictures(entries: Sequence[Entry], classes: Sequence[str]) -> list[figures.Picture]:
+    """Accuracy against eps under the ensemble."""
+
+    def curves(entry: Entry) -> list[figures.Curve]:
+        return [figures.curve_of(entry.label, entry.records("clean_accuracy", "robust_accuracy"))]
+
+    figure = figures.curves_against_eps(figures.panels_by_protocol(entries, curves), "accuracy", (0, 1), "network")
+    return [figures.Picture("autoattack_against_eps", figure, "Accuracy under AutoAttack, 95% bands.")]
+
+
+MEASURE = Measure(
+    title="AutoAttack",
+    presets={"standard": Options(images=First())},
+    run=run,
+    columns=PRINTED_COLUMNS,
+    printed=("clean_accuracy", "robust_accuracy"),
+    check=check,
+    describe=describe,
+    tables=tables,
+    figures=pictures,
+)

@@ -1,0 +1,191 @@
+"""What a report says across measures: the lowest robust accuracy known of each network, where attacks disagree, pairs of networks.
+
+An image counts as robust if no attack of any result given broke it at this eps, or at a smaller one.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.reports.entries import Entry
+from experiments.reports.records import Record
+from experiments.reports.tables import Cell, Table, cells
+from irob.metrics import mcnemar, robust_accuracy
+
+ATTACKED = ("pgd", "autoattack")  # measures whose records and arrays are of untargeted attacks on predictions
+MASKED = 0.002  # by how much random search may lower robust accuracy below gradient attacks, before that is a sign of masked gradients
+
+
+class Attacked(NamedTuple):
+    """One network under one measure and protocol. correct: eps -> which images withstood, `[n]`, at the images `indices`."""
+
+    entry: Entry
+    measure: str
+    norm: str
+    indices: tuple[int, ...]
+    correct: dict[float, np.ndarray]
+
+
+def attacked(entries: Sequence[Entry]) -> Iterator[Attacked]:
+    """Each entry under each such measure, where its arrays are there and the attack had no target."""
+    for entry, measure in itertools.product(entries, ATTACKED):
+        found = entry.of(measure)
+        records = found.records("robust_accuracy")
+        if not records or "indices" not in found.arrays or any(record.get("target") is not None for record in records):
+            continue
+        names = [name for name in found.arrays if name.startswith("predictions_")]
+        labels = found.arrays["labels"]
+        of_eps = {
+            round(float(eps), 9): np.all([found.arrays[name][i] == labels for name in names], axis=0)
+            for i, eps in enumerate(found.arrays["eps"])
+            if eps > 0
+        }
+        yield Attacked(entry, measure, records[0]["norm"], tuple(found.arrays["indices"].tolist()), of_eps)
+
+
+class Known(NamedTuple):
+    """Of one network, norm and set of images: eps -> which images withstood everything, and eps -> who left least, with its accuracy."""
+
+    label: str
+    norm: str
+    indices: tuple[int, ...]
+    correct: dict[float, np.ndarray]
+    lowest: dict[float, tuple[str, float]]
+
+
+def known(entries: Sequence[Entry]) -> list[Known]:
+    """What all attacks together say of each network."""
+    found: dict[tuple[str, str, tuple[int, ...]], list[Attacked]] = {}
+    for each in attacked(entries):
+        found.setdefault((each.entry.label, each.norm, each.indices), []).append(each)
+    result = []
+    for (label, norm, indices), group in found.items():
+        ladder = sorted({eps for each in group for eps in each.correct})
+        correct, lowest, so_far = {}, {}, np.ones(len(indices), bool)
+        for eps in ladder:
+            here = [each for each in group if eps in each.correct]
+            so_far = so_far & np.all([each.correct[eps] for each in here], axis=0)
+            best = min(here, key=lambda each: each.correct[eps].mean())
+            correct[eps], lowest[eps] = so_far, (f"{best.measure}, {best.entry.protocol}", float(best.correct[eps].mean()))
+        result.append(Known(label, norm, indices, correct, lowest))
+    return result
+
+
+def strongest_tables(entries: Sequence[Entry]) -> list[Table]:
+    """The lowest accuracy known of each network, and pairs of networks; none where no attack on predictions was measured."""
+    networks = known(entries)
+    return [table for table in (lowest_table(networks, entries), pairs_table(networks)) if table.rows]
+
+
+def lowest_table(networks: Sequence[Known], entries: Sequence[Entry]) -> Table:
+    """A row for each network and eps."""
+    rows = []
+    for network in networks:
+        for eps, correct in network.correct.items():
+            found, (who, alone) = robust_accuracy(correct), network.lowest[eps]
+            interval = f"[{found.low:.3f}, {found.high:.3f}]"
+            texts = [network.label, network.norm, f"{eps:.4f}", str(found.n), f"{found.value:.3f}", interval, who, f"{alone:.3f}"]
+            rows.append(cells(texts))
+    header = ["network", "norm", "eps", "n", "lowest known", "95% interval", "strongest single result", "alone"]
+    notes = [
+        "Lowest known: images that no attack of any result given here broke, at this eps or a smaller one. It is an upper bound of robust accuracy"
+        " all the same.",
+        *disagreements(entries),
+        *masked_gradients(entries),
+    ]
+    return Table("strongest", "Lowest robust accuracy known", header, rows, notes)
+
+
+def disagreements(entries: Sequence[Entry]) -> list[str]:
+    """Where PGD left less than AutoAttack, or more, on the same images."""
+    by_network: dict[tuple[str, str, tuple[int, ...], float], dict[str, float]] = {}
+    for each in attacked(entries):
+        for eps, correct in each.correct.items():
+            of = by_network.setdefault((each.entry.label, each.norm, each.indices, eps), {})
+            of[each.measure] = min(of.get(each.measure, 1.0), float(correct.mean()))
+    notes = []
+    for (label, norm, _, eps), of in by_network.items():
+        if set(of) == set(ATTACKED) and of["pgd"] != of["autoattack"]:
+            less, more = sorted(of, key=of.__getitem__)
+            notes.append(
+                f"{label}, {norm} eps {eps:.4g}: {less} leaves {of[less]:.3f}, less than {more} with {of[more]:.3f}: quote the lower one."
+            )
+    return notes
+
+
+def masked_gradients(entries: Sequence[Entry]) -> list[str]:
+    """Which networks random search takes more from than gradient attacks do."""
+    worst: dict[str, tuple[float, Record]] = {}
+    for entry, measure in itertools.product(entries, ATTACKED):
+        for record in entry.of(measure).records("robust_accuracy"):
+            gap = (record.get("white_box") or 0.0) - (record.value or 0.0)
+            if gap > max(MASKED, worst[entry.label][0] if entry.label in worst else 0.0):
+                worst[entry.label] = (gap, record)
+    return [
+        f"{label}: random search, which uses no gradient, takes {100 * gap:.1f} points at eps {record['eps']:.4g} ({record.measure}) that the"
+        " gradient attacks before it missed: its gradients are partly masked, and accuracy under gradient attacks alone overstates its robustness."
+        for label, (gap, record) in worst.items()
+    ]
+
+
+def pairs_table(networks: Sequence[Known]) -> Table:
+    """Each two networks on the same images: who is right where the other is not."""
+    rows: list[list[Cell]] = []
+    for first, second in itertools.combinations(networks, 2):
+        if (first.norm, first.indices) == (second.norm, second.indices):
+            for eps in sorted(set(first.correct) & set(second.correct)):
+                a, b = first.correct[eps], second.correct[eps]
+                test = mcnemar(a, b)
+                counts = [str(test.only_first), str(test.only_second), f"{test.p_value:.2g}"]
+                rows.append(cells([first.label, second.label, f"{eps:.4f}", f"{a.mean():.3f}", f"{b.mean():.3f}", *counts]))
+    header = ["network", "other network", "eps", "lowest known", "of the other", "only the first", "only the other", "p"]
+    notes = [
+        "The same images under everything that was measured of both. p: exact McNemar test that both are robust equally often, two-sided; it does not"
+        " know of other seeds of training."
+    ]
+    return Table("pairs", "Pairs of networks on the same images", header, rows, notes)
+
+
+def robustbench(entry: Entry) -> list[dict[str, object]]:
+    """What an entry says of AutoAttack, in the fields of RobustBench (percentages as text; empty what only the authors of a network know), and ours
+    beside them.
+    """
+    found, cards = entry.of("autoattack"), []
+    clean = [record.value for record in found.records("clean_accuracy")]
+    for record in found.records("robust_accuracy"):
+        after = {each["stage"]: each.value for each in found.records("accuracy_after", eps=record["eps"])}
+        own = {
+            "norm": record["norm"],
+            "n": record.n,
+            "ci95": record.ci95,
+            "version": record["version"],
+            "after_each_attack": after,
+            "white_box": record.get("white_box"),
+            "indices_sha256": record.get("indices_sha256"),
+            "seed": entry.result.seed,
+            "versions": entry.result.provenance["versions"],
+            "seconds": entry.result.provenance["seconds"],
+            "data": entry.result.data,
+        }
+        cards.append(
+            {
+                "link": "",
+                "name": entry.label,
+                "authors": "",
+                "additional_data": False,
+                "number_forward_passes": 1,
+                "dataset": entry.dataset,
+                "venue": "",
+                "architecture": str(entry.result.provenance.get("network") or ""),
+                "eps": f"{record['eps']:g}",
+                "clean_acc": f"{100 * (clean[0] or 0.0):.2f}" if clean else "",
+                "reported": "",
+                "autoattack_acc": f"{100 * (record.value or 0.0):.2f}",
+                "unreliable": bool(masked_gradients([entry])),
+                "footnote": "",
+                "irob": own,
+            }
+        )
+    return cards

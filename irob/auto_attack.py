@@ -1,0 +1,163 @@
+"""AutoAttack on whole batches: `autoattack`.
+
+References: Croce & Hein 2020, https://arxiv.org/abs/2003.01690.
+"""
+
+from __future__ import annotations
+
+import functools
+import zlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from irob.attacks import Ball
+from irob.attacks.balls import BALLS
+from irob.attacks.ensembles import EOT_SAMPLES, Stage, attempt, attempts, stages_of, substitutions
+from irob.batches import Classifier, Progress, Run, forms_of, over_devices, predicted_class, warn_of_hidden
+from irob.metrics import Proportion, robust_accuracy
+from irob.types import Array, Image, Label, Params, PRNGKey
+
+
+class AutoAttacked(NamedTuple):
+    """Of n images.
+
+    clean, robust: accuracy without attack, and under the whole ensemble, with their 95% Wilson intervals.
+    white_box: accuracy under the attacks that take gradients. Where `robust` is lower by more than 0.002, gradients are partly masked.
+    after: stage -> accuracy after it.
+    predictions: classes under attack, `[n]`.
+    x_adv: attacked images, `[n, H, W, c]`; of one that is robust, or misclassified from the beginning, itself. They give `predictions` exactly.
+    without_gradient: which images count as robust although no gradient on them was of use, `[n]`.
+    substitutions: what was changed for want of classes.
+    """
+
+    clean: Proportion
+    robust: Proportion
+    white_box: Proportion
+    after: dict[str, float]
+    predictions: np.ndarray
+    x_adv: np.ndarray
+    without_gradient: np.ndarray
+    substitutions: list[str]
+
+
+def autoattack(
+    model: Classifier | Callable[[PRNGKey, Image], Any],
+    images: Array,
+    labels: Array,
+    ball: Ball,
+    *,
+    version: str = "standard",
+    stages: tuple[Stage, ...] | None = None,
+    key: PRNGKey | int = 0,
+    batch_size: int = 256,
+    progress: Progress = iter,
+) -> AutoAttacked:
+    """Robust accuracy under AutoAttack: each attack takes the images that are still classified correctly, and one that any attack breaks is broken.
+
+    An image is broken if what an attack returns is misclassified when it is classified again, and lies in the ball and in [0, 1].
+
+    Args:
+      model, images, labels, ball, key, batch_size, progress: as in `irob.attack`. With version "rand" the model is `(key, x) -> logits`.
+      version: "standard", "plus", "rand" or "quick" (see `irob.attacks.ensembles`).
+      stages: of one's own, instead of a version's.
+
+    Returns:
+      An `AutoAttacked`. Robust accuracy counts all images; the misclassified ones are not robust.
+
+    Raises:
+      ValueError: for images, labels or a version that are none, and for a ball that is none of `BALLS`.
+      RuntimeError: if an attack leaves its ball.
+
+    References:
+      Croce & Hein 2020, https://arxiv.org/abs/2003.01690.
+
+    >>> from irob.attacks import LInf
+    >>> classifier = lambda x: jnp.stack([jnp.mean(x), 1.0 - jnp.mean(x)])
+    >>> x = np.array([0.3, 0.52, 0.7], np.float32).reshape(3, 1, 1, 1)
+    >>> found = autoattack(classifier, x, np.array([1, 0, 0]), LInf(0.03), version="quick")
+    >>> round(found.robust.value, 3), found.predictions.tolist(), found.substitutions[0]
+    (0.667, [1, 1, 0], 'apgd_t: difference instead of dlr_to')
+    """
+    random = version == "rand" and stages is None
+    function: Any = _Randomized(model) if random else model
+    run = Run(function, images, labels, None, ball, key, "pgd", "margin", 1, batch_size, progress)
+    norm = next((name for name, row in BALLS.items() if isinstance(ball, row)), None)
+    if norm is None:
+        raise ValueError(f"AutoAttack is defined in {', '.join(BALLS)}, not in {type(ball).__name__}: use irob.evaluate")
+    chosen = stages_of(version, norm, run.num_classes) if stages is None else stages
+    clean = run.predict(run.images)
+    predictions, x_adv = clean.copy(), np.array(run.images)
+    correct, useless = clean == run.labels, clean == run.labels
+    after, before_square = {}, None
+    for stage in chosen:
+        if not stage.white_box() and before_square is None:
+            before_square = correct.copy()
+        for restart, rank in attempts(stage):
+            left = np.flatnonzero(correct)
+            if not len(left):
+                break
+            found = _attempted(run, stage, random, restart, rank, left)
+            broken = found["prediction"] != run.labels[left]
+            x_adv[left[broken]], predictions[left] = found["x_adv"][broken], found["prediction"]
+            correct[left] = ~broken
+            if stage.white_box():
+                useless[left] &= found["useless"]
+        after[stage.name] = float(np.mean(correct))
+    useless &= correct
+    warn_of_hidden(useless, correct)
+    white_box = robust_accuracy(correct if before_square is None else before_square)
+    changed = substitutions(version, norm, run.num_classes) if stages is None else []
+    return AutoAttacked(
+        robust_accuracy(clean == run.labels), robust_accuracy(correct), white_box, after, predictions, x_adv, useless, changed
+    )
+
+
+def _attempted(run: Run, stage: Stage, random: bool, restart: int, rank: int, left: np.ndarray) -> dict[str, np.ndarray]:
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(run.key, zlib.crc32(stage.name.encode())), restart), rank)
+    given = run.images[left], run.labels[left], left.astype(np.int32)
+    found = run.mapped(_attempts, *given, shared=(run.ball, key, np.int32(rank)), spec=(stage, random))
+    if not found["inside"].all():
+        raise RuntimeError(f"{stage.name} left its ball or [0, 1]")
+    return found
+
+
+@functools.lru_cache(maxsize=64)
+def _attempts(function: Any, spec: Any) -> Callable[..., Any]:
+    stage, random = spec
+
+    def of_batch(params: Params, shared: Any, x: Array, labels: Array, positions: Array) -> dict[str, Array]:
+        ball, key, rank = shared
+        explain, frozen = forms_of(function, params)
+
+        def one(x: Image, label: Label, position: Array) -> dict[str, Any]:
+            of_image, draw = jax.random.split(jax.random.fold_in(key, position))
+            if random:
+                found = attempt(stage, function.model, ball, x, label, of_image, rank, samples=EOT_SAMPLES)
+                prediction = predicted_class(function.drawn(draw, found.x_adv))
+            else:
+                found = attempt(stage, frozen, ball, x, label, of_image, rank)
+                prediction = predicted_class(explain(found.x_adv))
+            distance: Any = ball.length(found.x_adv - x)
+            inside = (distance <= ball.eps * (1 + 1e-5) + 1e-6) & jnp.all((found.x_adv >= 0.0) & (found.x_adv <= 1.0))
+            return {"x_adv": found.x_adv, "prediction": prediction, "useless": found.gradients.useless(), "inside": inside}
+
+        return jax.vmap(one)(x, labels, positions)
+
+    return over_devices(of_batch)
+
+
+class _Randomized(NamedTuple):
+    """A classifier `(key, x) -> logits` as one of x, with one fixed draw."""
+
+    model: Any
+
+    def __call__(self, x: Image) -> Any:
+        return self.drawn(jax.random.key(0), x)
+
+    def drawn(self, key: PRNGKey, x: Image) -> Any:
+        """Logits of one draw."""
+        return self.model(key, x)

@@ -1,0 +1,50 @@
+"""Two networks on the same examples."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool
+
+from irob.types import Array
+
+
+class Paired(NamedTuple):
+    """only_first, only_second: how many examples only one of the two gets right. p_value: of the exact McNemar test, two-sided."""
+
+    only_first: int
+    only_second: int
+    p_value: float
+
+
+def mcnemar(first: Bool[Array, " n"], second: Bool[Array, " n"]) -> Paired:
+    """McNemar's exact test of whether two networks are right equally often, on the same examples:
+
+        p = min(1, 2 P(X <= min(b, c))),    X ~ Binomial(b + c, 1/2)
+
+    with b and c the examples that only one of them gets right. Two separate intervals would ignore that easy examples are easy for both.
+
+    Args:
+      first, second: `[n]`, whether each is right.
+
+    Returns:
+      b, c and p; p = 1 where b + c = 0.
+
+    Raises:
+      ValueError: unless both are `[n]` of bool.
+
+    References:
+      McNemar 1947, https://doi.org/10.1007/BF02295996; exact form: Edwards 1948.
+
+    >>> round(mcnemar(np.array([True] * 6 + [False]), np.array([False] * 6 + [True])).p_value, 4)
+    0.125
+    """
+    a, b = np.asarray(first), np.asarray(second)
+    if a.ndim != 1 or a.shape != b.shape or a.dtype != bool or b.dtype != bool:
+        raise ValueError(f"both must be True or False for each of n examples, got {a.dtype}{a.shape} and {b.dtype}{b.shape}")
+    only_first, only_second = int(np.sum(a & ~b)), int(np.sum(~a & b))
+    n, least = only_first + only_second, min(only_first, only_second)
+    tail = sum(math.exp(math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) - n * math.log(2)) for k in range(least + 1))
+    return Paired(only_first, only_second, min(1.0, 2.0 * tail))
