@@ -180,6 +180,8 @@ class SparseAPGD(NamedTuple):
     entries that the best point moves, over 1.5; the step returns to eps, and the best point is taken up again, where that count fell by more than
     5 %; otherwise the step is divided by 1.5, down to eps / 10.
 
+    (The authors' code rounds the number of entries up, so that it never comes down to one, which a linear objective needs. Here it is rounded down.)
+
     stages: (proportion of the steps, radius over that of the ball). One stage starts where the one before had its largest value.
 
     References:
@@ -220,8 +222,8 @@ class SparseAPGD(NamedTuple):
             share = jnp.where(checked, count / x.size / 1.5, memory.share)
             x_adv, gradient = visit.or_best(checked & fell)
             size = jnp.abs(gradient)
-            rank = jnp.clip(((1.0 - share) * x.size).astype(jnp.int32), 0, x.size - 1)
-            signs = jnp.where(size >= jnp.sort(size.reshape(-1))[rank], jnp.sign(gradient), 0.0)
+            moving = jnp.clip((share * x.size + 1e-3).astype(jnp.int32), 1, x.size)
+            signs = jnp.where(size >= jnp.sort(size.reshape(-1))[x.size - moving], jnp.sign(gradient), 0.0)
             following = ball.project(x_adv + step_size * signs / (jnp.sum(jnp.abs(signs)) + 1e-10), x)
             return following, Sparsity(share, step_size, jnp.where(checked, count, memory.moved))
 

@@ -162,12 +162,16 @@ def _power(ball: Any) -> int:
 
 
 def grid_of_bumps(ball: Any, key: PRNGKey, x: Image) -> Image:
-    """Bumps side by side, a sign for each image and channel, at distance eps."""
+    """Bumps side by side, at distance eps: a sign for each and each channel, half of them transposed."""
     height, width, channels = x.shape
     side = max(min(height, width) // 5, 1)
     above = max((height - 5 * side) // 2, 0)
-    signs = jax.random.rademacher(key, (height // side, width // side, channels), x.dtype)
-    tiles = jnp.kron(signs, jnp.asarray(bump(side, _length_of(ball)), x.dtype)[..., None])[: height - above, : width - above]
+    sign_key, turn_key = jax.random.split(key)
+    signs = jax.random.rademacher(sign_key, (height // side, width // side, channels), x.dtype)
+    turned = jax.random.bernoulli(turn_key, 0.5, (*signs.shape[:2], 1))
+    tile = jnp.asarray(bump(side, _length_of(ball)), x.dtype)
+    upright, lying = (jnp.kron(jnp.where(turned == lies, signs, 0.0), each[..., None]) for lies, each in ((False, tile), (True, tile.T)))
+    tiles = (upright + lying)[: height - above, : width - above]
     found = jnp.zeros_like(x).at[above : above + tiles.shape[0], above : above + tiles.shape[1]].set(tiles)
     return ball.project(x + ball.eps * found / ball.length(found), x)
 
