@@ -17,7 +17,7 @@ import numpy as np
 from irob.attacks import Ball
 from irob.attacks.balls import BALLS
 from irob.attacks.ensembles import EOT_SAMPLES, Stage, attempt, attempts, stages_of, substitutions
-from irob.batches import Classifier, Progress, Run, forms_of, over_devices, predicted_class, warn_of_hidden
+from irob.batches import BatchRun, Classifier, Progress, forms_of, over_devices, predicted_class, warn_of_hidden
 from irob.metrics import Proportion, robust_accuracy
 from irob.types import Array, Image, Label, Params, PRNGKey
 
@@ -84,14 +84,15 @@ def autoattack(
     """
     random = version == "rand" and stages is None
     function: Any = _Randomized(model) if random else model
-    run = Run(function, images, labels, None, ball, key, "pgd", "margin", 1, batch_size, progress)
+    run = BatchRun(function, images, labels, None, ball, key, "pgd", "margin", 1, batch_size, progress)
     norm = next((name for name, row in BALLS.items() if isinstance(ball, row)), None)
     if norm is None:
         raise ValueError(f"AutoAttack is defined in {', '.join(BALLS)}, not in {type(ball).__name__}: use irob.evaluate")
     chosen = stages_of(version, norm, run.num_classes) if stages is None else stages
     clean = run.predict(run.images)
     predictions, x_adv = clean.copy(), np.array(run.images)
-    correct, useless = clean == run.labels, clean == run.labels
+    correct = clean == run.labels
+    useless = correct & any(stage.white_box() for stage in chosen)
     after, before_square = {}, None
     for stage in chosen:
         if not stage.white_box() and before_square is None:
@@ -116,7 +117,7 @@ def autoattack(
     )
 
 
-def _attempted(run: Run, stage: Stage, random: bool, restart: int, rank: int, left: np.ndarray) -> dict[str, np.ndarray]:
+def _attempted(run: BatchRun, stage: Stage, random: bool, restart: int, rank: int, left: np.ndarray) -> dict[str, np.ndarray]:
     key = jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(run.key, zlib.crc32(stage.name.encode())), restart), rank)
     given = run.images[left], run.labels[left], left.astype(np.int32)
     found = run.mapped(_attempts, *given, shared=(run.ball, key, np.int32(rank)), spec=(stage, random))
@@ -159,5 +160,5 @@ class _Randomized(NamedTuple):
         return self.drawn(jax.random.key(0), x)
 
     def drawn(self, key: PRNGKey, x: Image) -> Any:
-        """Logits of one draw."""
+        """The logits of one draw, that of the key."""
         return self.model(key, x)

@@ -109,7 +109,7 @@ def attack(
     >>> [int(jnp.argmax(classifier(x))) for x in x_adv]
     [1, 1, 0]
     """
-    run = Run(model, images, labels, targets, ball, key, method, loss, num_steps, batch_size, progress)
+    run = BatchRun(model, images, labels, targets, ball, key, method, loss, num_steps, batch_size, progress)
     checked_count("restarts", restarts)
     if start is not None and np.shape(start) != run.images.shape:
         raise ValueError(f"start must have the shape of the images, {run.images.shape}, got {np.shape(start)}")
@@ -175,7 +175,7 @@ def evaluate(
     checked_count("restarts", restarts)
     if not each:
         raise ValueError("losses is empty: give at least one that is attacked")
-    runs = [Run(model, images, labels, None, ball, key, method, loss, num_steps, batch_size, progress) for loss in each]
+    runs = [BatchRun(model, images, labels, None, ball, key, method, loss, num_steps, batch_size, progress) for loss in each]
     first = runs[0]
     clean = first.predict(first.images)
     x_adv, predictions = np.array(first.images), clean.copy()
@@ -211,7 +211,7 @@ def check(model: Classifier, images: Array, labels: Array, *, batch_size: int = 
     >>> found.num_classes, found.clean.value, found.vanishing_gradients
     (2, 0.5, 0.0)
     """
-    run = Run(model, images, labels, None, None, 0, "pgd", "margin", 1, batch_size, iter)
+    run = BatchRun(model, images, labels, None, None, 0, "pgd", "margin", 1, batch_size, iter)
     found = run.mapped(_checks, run.images, run.labels)
     for name, what in (("finite", "logits that are not finite"), ("finite_gradient", "a gradient that is not finite")):
         if not found[name].all():
@@ -226,7 +226,7 @@ def check(model: Classifier, images: Array, labels: Array, *, batch_size: int = 
     return Checked(run.num_classes, robust_accuracy(found["prediction"] == run.labels), float(np.mean(found["vanishing"])))
 
 
-class Run:
+class BatchRun:
     """Checked images and labels of a classifier, and compiled functions mapped over them. With targets, `labels` are these."""
 
     def __init__(

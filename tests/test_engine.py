@@ -6,12 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.evaluation.cache import ResultCache
-from experiments.evaluation.engine import Evaluation, key_of, predicted_class
+from experiments.evaluation.engine import Evaluation, key_of
 from experiments.evaluation.measure import Measure, Measured
 from experiments.evaluation.options import MeasureOptions
 from experiments.evaluation.run import Chosen, run_measures
 from experiments.reports.records import mean_record
 from experiments.runtime import devices
+from irob.batches import predicted_class
 
 CALLS = []
 

@@ -20,7 +20,7 @@ from experiments.runtime.variables import read_variables
 
 WEIGHTS = ROOT / "tests" / "weights" / "digits_pool_int.npz"
 MODEL = ("--model", "pool", "--variables", WEIGHTS.relative_to(ROOT))
-OPTIONS = "--dataset digits --num_examples 20 --measure pgd,bound --eps 0,0.05,0.1 --restarts 1 --steps 20 --num_steps 20"
+OPTIONS = "--dataset digits --num_examples 20 --measure pgd,bound --eps 0,0.05,0.1 --restarts 1 --steps 20 --queries 0 --num_steps 20"
 
 
 def maps_in_numpy(layers, x):

@@ -122,7 +122,7 @@ def test_a_protocol_replaces_values_of_a_preset(monkeypatch):
 def test_unknown_names():
     with pytest.raises(UserError, match="unknown protocol 'weak': choose one of standard, paper"):
         choose_measures(("pgd",), "weak")
-    with pytest.raises(UserError, match="unknown measure 'beauty': choose one of aai, bound"):
+    with pytest.raises(UserError, match="unknown measure 'beauty': choose one of aai, autoattack, bound"):
         find_measure("beauty")
     with pytest.raises(UserError, match="measure 'math:pi' is not a Measure record"):
         find_measure("math:pi")
@@ -133,5 +133,5 @@ def test_every_measure_says_how_it_is_measured(name):
     """Two presets with other settings are described differently."""
     measure = MEASURES[name]
     texts = {measure.describe(preset) for preset in measure.presets.values()}
-    assert len(texts) == 2 or name in ("inversion", "topk_overlap")  # these differ in their images alone
+    assert len(texts) == 2 or name in ("inversion", "topk_overlap", "autoattack", "diagnose")  # these differ in their images alone
     assert measure.title and measure.columns

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.data import to_unit
-from experiments.evaluation.engine import Check, Evaluation, predicted_class
+from experiments.evaluation.engine import Check, Evaluation
 from experiments.runtime import devices
 from experiments.runtime.errors import UserError
 from irob.attacks import ATTACKS as GENERAL_ATTACKS
 from irob.attacks import Attack, AttackResult
+from irob.batches import predicted_class
 from irob.losses import LOSSES
 from irob.paper import PAPER_PGD, logsumexp_cross_entropy
 from irob.types import Array, Image, Label, Logits, Model, Params, Scalar

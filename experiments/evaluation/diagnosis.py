@@ -94,7 +94,7 @@ def probabilities(seen: Seen) -> Finding:
 
 
 def randomized(seen: Seen) -> Finding:
-    """Whether repeated passes agree."""
+    """Whether repeated passes have the same logits."""
     return passes(seen.spread <= 1e-4 and len(set(seen.accuracies)) == 1, seen.spread)
 
 
@@ -154,7 +154,7 @@ def converged(seen: Seen) -> Finding:
 LAST_STEPS = 10
 
 
-def flat(seen: Seen) -> Finding:
+def loss_is_flat(seen: Seen) -> Finding:
     """The proportion of attacks whose loss still rises at the end."""
     rising = seen.losses[:, -1] - seen.losses[:, -1 - min(LAST_STEPS, seen.losses.shape[1] - 1)] > FALLING
     return passes(seen.part(rising) <= 0.1, seen.part(rising))
@@ -211,7 +211,7 @@ ITEMS = (
     Item("unbounded", "does the largest eps leave no more than chance?", "accuracy", "Carlini 4.1, Pintor 4", reaches_zero, HIDDEN),
     Item("converged", "do twice the steps and restarts change nothing?", "accuracy that they take", "Carlini 4.4", converged,
          "take more steps or restarts until nothing changes"),
-    Item("flat", "is the loss flat at the end?", "attacks that still rise", "Pintor 2", flat, "take more steps"),
+    Item("flat", "is the loss flat at the end?", "attacks that still rise", "Pintor 2", loss_is_flat, "take more steps"),
     Item("silent_success", "does an attack end where it succeeded?", "paths that do not", "Pintor 1", silent_success,
          "return the best iterate, as best_of_pgd does"),
     Item("noise", "is noise much weaker than the attack?", "what noise takes, over what the attack takes", "Carlini 4.5", noise_is_weak,

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tqdm
 
@@ -16,7 +15,7 @@ from experiments.evaluation.examples import Images
 from experiments.runtime import devices
 from experiments.runtime.models import EvaluatedModel
 from experiments.runtime.plan import current_plan
-from irob.types import Array, Model
+from irob.types import Model
 
 Check = Callable[..., Any]
 
@@ -133,8 +132,3 @@ def key_of(make: Callable[..., Any], spec: Any, arguments: Any) -> str:
         array = np.asarray(leaf, order="C")
         hasher.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
     return hasher.hexdigest()[:16]
-
-
-def predicted_class(logits: Array) -> Array:
-    """The predicted class; -1 where a logit is not finite: such a network predicts no class."""
-    return jnp.where(jnp.all(jnp.isfinite(logits)), jnp.argmax(logits), -1)

@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.data import to_unit
-from experiments.evaluation.engine import Check, predicted_class
+from experiments.evaluation.engine import Check
 from experiments.runtime import devices
 from experiments.runtime.names import find
 from irob.attacks import BALLS, PGD, AttackResult, pgd_step, step_rule
 from irob.attacks.auto_pgd import at_distance_eps
+from irob.batches import predicted_class
 from irob.losses import LOSSES, margin_loss
 from irob.maps import READOUTS
 from irob.types import Array, Image, Label, Model, Params, PRNGKey, Scalar
@@ -64,7 +65,7 @@ class Noise(NamedTuple):
 
 
 @functools.lru_cache
-def noise(network: Model, spec: Noise) -> Check:
+def noise_around(network: Model, spec: Noise) -> Check:
     """Whether the prediction is right at x plus noise of length eps: `each`, the proportion of the draws; `all`, at every one."""
 
     def one(params: Params, x: Image, label: Label, key: PRNGKey, eps: Scalar) -> dict[str, Any]:

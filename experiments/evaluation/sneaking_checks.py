@@ -9,11 +9,12 @@ import jax.numpy as jnp
 
 from experiments.data import to_unit
 from experiments.evaluation.attacks import or_nan, perturbation
-from experiments.evaluation.engine import Check, predicted_class
+from experiments.evaluation.engine import Check
 from experiments.runtime import devices
 from experiments.runtime.names import find
 from irob.attacks import BALLS, AttackResult, best_of_pgd, last_of_pgd, smallest_discrepancy, smallest_eps, sneaking_attack, step_rule
 from irob.attacks.attack import Ascent
+from irob.batches import predicted_class
 from irob.discrepancies import NORMS, all_class, discrepancy, kendall_tau, normalized, pearson
 from irob.losses import margin_loss, pick
 from irob.maps import EXPLAINERS, READOUTS, differentiable, explainer, frozen, scale_to_logits

@@ -18,7 +18,7 @@ ATTACKED = ("pgd", "autoattack")  # measures whose records and arrays are of unt
 MASKED = 0.002  # by how much random search may lower robust accuracy below gradient attacks, before that is a sign of masked gradients
 
 
-class Attacked(NamedTuple):
+class UnderAttack(NamedTuple):
     """One network under one measure and protocol. correct: eps -> which images withstood, `[n]`, at the images `indices`."""
 
     entry: Entry
@@ -28,7 +28,7 @@ class Attacked(NamedTuple):
     correct: dict[float, np.ndarray]
 
 
-def attacked(entries: Sequence[Entry]) -> Iterator[Attacked]:
+def under_attack(entries: Sequence[Entry]) -> Iterator[UnderAttack]:
     """Each entry under each such measure, where its arrays are there and the attack had no target."""
     for entry, measure in itertools.product(entries, ATTACKED):
         found = entry.of(measure)
@@ -42,7 +42,7 @@ def attacked(entries: Sequence[Entry]) -> Iterator[Attacked]:
             for i, eps in enumerate(found.arrays["eps"])
             if eps > 0
         }
-        yield Attacked(entry, measure, records[0]["norm"], tuple(found.arrays["indices"].tolist()), of_eps)
+        yield UnderAttack(entry, measure, records[0]["norm"], tuple(found.arrays["indices"].tolist()), of_eps)
 
 
 class Known(NamedTuple):
@@ -57,8 +57,8 @@ class Known(NamedTuple):
 
 def known(entries: Sequence[Entry]) -> list[Known]:
     """What all attacks together say of each network."""
-    found: dict[tuple[str, str, tuple[int, ...]], list[Attacked]] = {}
-    for each in attacked(entries):
+    found: dict[tuple[str, str, tuple[int, ...]], list[UnderAttack]] = {}
+    for each in under_attack(entries):
         found.setdefault((each.entry.label, each.norm, each.indices), []).append(each)
     result = []
     for (label, norm, indices), group in found.items():
@@ -101,7 +101,7 @@ def lowest_table(networks: Sequence[Known], entries: Sequence[Entry]) -> Table:
 def disagreements(entries: Sequence[Entry]) -> list[str]:
     """Where PGD left less than AutoAttack, or more, on the same images."""
     by_network: dict[tuple[str, str, tuple[int, ...], float], dict[str, float]] = {}
-    for each in attacked(entries):
+    for each in under_attack(entries):
         for eps, correct in each.correct.items():
             of = by_network.setdefault((each.entry.label, each.norm, each.indices, eps), {})
             of[each.measure] = min(of.get(each.measure, 1.0), float(correct.mean()))

@@ -120,7 +120,7 @@ class LInf(NamedTuple):
 
     @staticmethod
     def smallest_step(gain: Point, room: Point, needed: Scalar) -> Point:
-        """D = min(level, room)."""
+        """`d_i = min(level, room_i)`, the level such that it is enough."""
         return _water_filled(jnp.where(gain > 0.0, 1.0, 0.0).astype(room.dtype), gain, room, needed)
 
     @staticmethod
@@ -182,13 +182,13 @@ class L2(NamedTuple):
         return jnp.clip(x + radius * direction / jnp.linalg.norm(direction), 0.0, 1.0)
 
     def random_direction(self, key: PRNGKey, x: Point) -> Point:
-        """Uniform on the sphere."""
+        """Uniform on the sphere of radius 1."""
         t = jax.random.normal(key, x.shape, x.dtype)
         return t / jnp.linalg.norm(t)
 
     @staticmethod
     def smallest_step(gain: Point, room: Point, needed: Scalar) -> Point:
-        """D = min(level gain, room)."""
+        """`d_i = min(level gain_i, room_i)`, the level such that it is enough."""
         return _water_filled(gain, gain, room, needed)
 
     @staticmethod

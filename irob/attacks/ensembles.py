@@ -41,7 +41,7 @@ class Stage(NamedTuple):
     targets: int = 0
 
     def white_box(self) -> bool:
-        """Whether it takes gradients."""
+        """Whether it takes gradients of its objective."""
         return not isinstance(self.attack, Square)
 
 

@@ -139,7 +139,7 @@ def report(commands, measured, tmp_path_factory):
 
 def test_the_report_has_every_table_and_figure(report):
     tables = {file.stem for file in (report / "tables").glob("*.csv")}
-    names = ("accuracy", "accuracy_by_class", "kendall_tau", "bound", "tradeoff", "topk_overlap", "sources")
+    names = ("accuracy", "accuracy_by_class", "kendall_tau", "bound", "tradeoff", "topk_overlap", "strongest", "pairs", "sources")
     assert tables == {f"digits_{name}" for name in names} == {file.stem for file in (report / "tables").glob("*.md")}
     figures = {file.stem for file in (report / "figures").glob("*.png")}
     assert figures == {file.stem for file in (report / "figures").glob("*.svg")}

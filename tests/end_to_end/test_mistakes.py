@@ -24,7 +24,7 @@ EVALUATE = ("evaluate", "--workdir", "/nowhere")
         (EVALUATE, "there are no checkpoints in /nowhere"),
         ((*EVALUATE, "--protocol", "weak"), "unknown protocol 'weak': choose one of standard, paper"),
         ((*EVALUATE, "--eps", "0,a"), "--eps=0,a: must be a number or a fraction"),
-        ((*EVALUATE, "--measure", "pgd,beauty"), "unknown measure 'beauty': choose one of aai, bound"),
+        ((*EVALUATE, "--measure", "pgd,beauty"), "unknown measure 'beauty': choose one of aai, autoattack, bound"),
         ((*EVALUATE, "--measure", "mine.flips:MEASURE"), "measure 'mine.flips:MEASURE': there is no module 'mine'"),
         ((*EVALUATE, "--steps", "nan"), "--steps=nan: must be a whole number, at least 1"),
         ((*EVALUATE, "--measure", "bound", "--budgets", "2,nan"), "--budgets=2,nan: must be positive and finite"),

@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments.data import to_unit
 from experiments.evaluation.attacks import ATTACKS, check_perturbations, clean_predictions, or_nan, perturbation
-from experiments.evaluation.engine import Check, Evaluation, predicted_class
+from experiments.evaluation.engine import Check, Evaluation
 from experiments.evaluation.maps import MAPS, check_k, check_maps
 from experiments.evaluation.measure import Measure, Measured
 from experiments.evaluation.options import MeasureOptions, option
@@ -24,6 +24,7 @@ from experiments.runtime import devices
 from experiments.runtime.names import find
 from experiments.runtime.values import boolean, integer, row_of
 from irob.attacks import BALLS, AttackResult, top_k_map_attack
+from irob.batches import predicted_class
 from irob.discrepancies import kendall_tau
 from irob.maps import EXPLAINERS, differentiable, explainer, frozen
 from irob.paper import PaperDraw

@@ -17,7 +17,7 @@ import numpy as np
 
 from experiments.data import to_unit
 from experiments.evaluation.attacks import check_perturbations, clean_predictions, perturbation
-from experiments.evaluation.engine import Check, Evaluation, predicted_class
+from experiments.evaluation.engine import Check, Evaluation
 from experiments.evaluation.examples import First
 from experiments.evaluation.measure import Measure, Measured
 from experiments.evaluation.options import MeasureOptions, option
@@ -32,6 +32,8 @@ from experiments.runtime.names import find
 from experiments.runtime.values import boolean, choice
 from irob.attacks import BALLS
 from irob.attacks.ensembles import Stage, attempt, attempts, stages_of, substitutions
+from irob.batches import predicted_class
+from irob.paper import PaperDraw
 from irob.types import Array, Image, Label, Model, Params
 
 DETERMINISTIC = ("standard", "plus", "quick")
@@ -61,7 +63,7 @@ class Attempt(NamedTuple):
     keeps_images: bool = False
 
 
-class Outcome(NamedTuple):
+class Remaining(NamedTuple):
     """Of one eps. predictions `[n]`: classes under the whole ensemble. correct: stage -> which images are left after it `[n]`; "clean": before.
 
     images: what was reached, if kept. useless: which images no gradient of use was found for.
@@ -92,7 +94,7 @@ def run(evaluation: Evaluation, options: Options) -> Measured:
     settings = {"version": options.version, "norm": evaluation.norm, **({"substituted": changed} if changed else {})}
     records, outcomes = [], outcomes_of(evaluation, options, indices)
     for outcome in outcomes:
-        records += records_of(outcome, indices, settings)
+        records += records_after(outcome, indices, settings)
     arrays = {"indices": indices, "labels": labels, "eps": np.array(evaluation.eps)}
     arrays[f"predictions_{options.version}"] = np.stack([outcome.predictions for outcome in outcomes])
     if options.save_examples:
@@ -100,20 +102,22 @@ def run(evaluation: Evaluation, options: Options) -> Measured:
     return Measured(sorted(records, key=lambda record: record.metric == "accuracy_after"), arrays)
 
 
-def outcomes_of(evaluation: Evaluation, options: Options, indices: np.ndarray) -> list[Outcome]:
+def outcomes_of(evaluation: Evaluation, options: Options, indices: np.ndarray) -> list[Remaining]:
     """The outcome at each eps, ascending."""
     labels = evaluation.split.labels[indices]
     clean = clean_predictions(evaluation, indices)
     images = np.array(to_unit(evaluation.split.fetch(indices)[0])) if options.save_examples else None
-    start = Outcome(0.0, clean, {"clean": clean == labels}, images, np.zeros(len(labels), bool))
-    found: list[Outcome] = []
+    start = Remaining(0.0, clean, {"clean": clean == labels}, images, np.zeros(len(labels), bool))
+    found: list[Remaining] = []
     for eps in evaluation.eps:
         before = found[-1] if found and options.nested else start
         found.append(_attacked(evaluation, options, eps, before, indices, labels) if eps > 0 else start)
     return found
 
 
-def _attacked(evaluation: Evaluation, options: Options, eps: float, before: Outcome, indices: np.ndarray, labels: np.ndarray) -> Outcome:
+def _attacked(
+    evaluation: Evaluation, options: Options, eps: float, before: Remaining, indices: np.ndarray, labels: np.ndarray
+) -> Remaining:
     predictions, images = before.predictions.copy(), None if before.images is None else before.images.copy()
     left_after, useless = {"clean": predictions == labels}, predictions == labels
     for stage in stages_of(options.version, evaluation.norm, evaluation.network.num_classes):
@@ -130,7 +134,7 @@ def _attacked(evaluation: Evaluation, options: Options, eps: float, before: Outc
             if images is not None:  # what is robust keeps its clean image, so that these images give the accuracy exactly
                 images[left[broken]] = found["examples"][broken]
         left_after[stage.name] = predictions == labels
-    return Outcome(eps, predictions, left_after, images, useless & (predictions == labels))
+    return Remaining(eps, predictions, left_after, images, useless & (predictions == labels))
 
 
 def after_attempt(
@@ -169,7 +173,7 @@ def stage_check(network: Model, attempt_of: Attempt) -> Check:
     return devices.pmap_full_precision(check)
 
 
-def records_of(outcome: Outcome, indices: np.ndarray, settings: dict[str, Any]) -> list[Record]:
+def records_after(outcome: Remaining, indices: np.ndarray, settings: dict[str, Any]) -> list[Record]:
     """Accuracy at one eps: under the whole ensemble, under its gradient attacks alone, and after each stage."""
     if outcome.eps == 0:
         return [proportion_record("clean_accuracy", outcome.correct["clean"], eps=0.0)]
@@ -183,7 +187,7 @@ def records_of(outcome: Outcome, indices: np.ndarray, settings: dict[str, Any]) 
     ]
 
 
-def last_white_box(outcome: Outcome) -> str:
+def last_white_box(outcome: Remaining) -> str:
     """The last stage before the first one without gradients."""
     names = list(outcome.correct)
     return names[names.index("square") - 1] if "square" in names else names[-1]
@@ -220,7 +224,7 @@ def pictures(entries: Sequence[Entry], classes: Sequence[str]) -> list[figures.P
 
 MEASURE = Measure(
     title="AutoAttack",
-    presets={"standard": Options(images=First())},
+    presets={"standard": Options(images=First()), "paper": Options(images=PaperDraw(99, 0, 200))},
     run=run,
     columns=PRINTED_COLUMNS,
     printed=("clean_accuracy", "robust_accuracy"),

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.data import to_unit
-from experiments.evaluation.engine import Check, Evaluation, predicted_class
+from experiments.evaluation.engine import Check, Evaluation
 from experiments.evaluation.examples import First
 from experiments.evaluation.measure import VALUE, Measure, Measured
 from experiments.evaluation.sneaking import (
@@ -30,6 +30,7 @@ from experiments.reports.entries import Entry, by_label
 from experiments.reports.records import Record, mean_record, proportion_record
 from experiments.reports.tables import Table, cells, coverage, protocols_side_by_side, value_text
 from experiments.runtime import devices
+from irob.batches import predicted_class
 from irob.discrepancies import discrepancy, kendall_tau, one_class, proposition_1_sides
 from irob.losses import pick
 from irob.maps import scale_to_logits

@@ -25,6 +25,7 @@ from experiments.reports.tables import Table, cells
 from experiments.runtime.errors import refuse
 from experiments.runtime.values import integer
 from irob.attacks import BALLS
+from irob.paper import PaperDraw
 
 PASSES = 5  # repeated, as AutoAttack
 DRAWS = 100  # of noise, and of the cube that stability is measured in
@@ -102,7 +103,7 @@ def seen_of(evaluation: Evaluation, options: Options, indices: np.ndarray) -> Se
     at = np.float32(eps)
     gradients = probed("gradients", probes.gradients, None)
     passes = [probed(f"pass {i}", probes.logits_again, i)["logits"] for i in range(PASSES)]
-    noise = probed("noise", probes.noise, probes.Noise(evaluation.norm, DRAWS), at)
+    noise = probed("noise", probes.noise_around, probes.Noise(evaluation.norm, DRAWS), at)
     path = probed("path", probes.path, probes.Path(evaluation.norm, "margin", steps), at)
     binary = probed("binary", probes.binary, probes.Binary(evaluation.norm, 32, 8, steps), at)
     return Seen(
@@ -183,7 +184,7 @@ def pictures(entries: Sequence[Entry], classes: Sequence[str]) -> list[figures.P
 
 MEASURE = Measure(
     title="Diagnosis of the evaluation",
-    presets={"standard": Options(images=First(100))},
+    presets={"standard": Options(images=First(100)), "paper": Options(images=PaperDraw(99, 0, 100))},
     run=run,
     columns=(("item", "item"), ("verdict", "verdict"), ("value", "value"), ("eps", "eps")),
     printed=("diagnosis",),

@@ -17,7 +17,7 @@ import numpy as np
 from experiments import data
 from experiments.data import to_unit
 from experiments.evaluation.attacks import ATTACKS, OBJECTIVES, check_perturbations, clean_predictions, perturbation
-from experiments.evaluation.engine import Check, Evaluation, predicted_class
+from experiments.evaluation.engine import Check, Evaluation
 from experiments.evaluation.examples import First, OfClasses, class_index
 from experiments.evaluation.measure import Measure, Measured
 from experiments.evaluation.options import MeasureOptions, option
@@ -30,6 +30,7 @@ from experiments.runtime.errors import refuse
 from experiments.runtime.names import find
 from experiments.runtime.values import boolean, distinct, integer, nonempty_text, optional, row_of, several
 from irob.attacks import BALLS
+from irob.batches import predicted_class
 from irob.losses import margin_loss
 from irob.paper import PaperDraw
 from irob.types import Array, Image, Label, Model, Params, Scalar
@@ -154,7 +155,7 @@ def eps_outcomes(evaluation: Evaluation, options: Options, num_steps: int, indic
             predictions = (current if options.nested else clean).copy()
             images = None if not kept else np.array(shown if options.nested else shown_clean)
             useless[predictions == labels if target is None else predictions != target] = True
-            for attempt, restart in attempts(evaluation.norm, options, num_steps, target):
+            for attempt, restart in rounds_of(evaluation.norm, options, num_steps, target):
                 if attempt.attack == GRADIENT_FREE != options.attack:
                     white_box = predictions == labels
                 left = np.flatnonzero(predictions == labels if target is None else predictions != target)
@@ -169,7 +170,7 @@ def eps_outcomes(evaluation: Evaluation, options: Options, num_steps: int, indic
         yield Outcome(eps, current, current == labels, shown, useless, white_box)
 
 
-def attempts(norm: str, options: Options, num_steps: int, target: int | None) -> Iterator[tuple[PredictionAttack, int]]:
+def rounds_of(norm: str, options: Options, num_steps: int, target: int | None) -> Iterator[tuple[PredictionAttack, int]]:
     """(attack, restart) in their order: objective by objective, then without gradients."""
     for objective in options.objectives:
         for restart in range(options.restarts):

@@ -17,7 +17,7 @@ import numpy as np
 
 from experiments.data import to_unit
 from experiments.evaluation.attacks import OBJECTIVES, clean_predictions
-from experiments.evaluation.engine import Check, Evaluation, predicted_class
+from experiments.evaluation.engine import Check, Evaluation
 from experiments.evaluation.examples import First
 from experiments.evaluation.measure import VALUE, Measure, Measured
 from experiments.evaluation.options import MeasureOptions, option
@@ -30,6 +30,7 @@ from experiments.runtime.errors import UserError, refuse
 from experiments.runtime.names import find
 from experiments.runtime.values import distinct, integer, row_of, several
 from irob.attacks import UNFORESEEN, AttackResult, best_of_pgd, last_of_pgd, step_rule
+from irob.batches import predicted_class
 from irob.losses import margin_loss
 from irob.paper import PaperDraw
 from irob.types import Array, Image, Label, Model, Params, PRNGKey, Scalar
