@@ -52,7 +52,7 @@ from irob.metrics import robust_accuracy
 from irob.models import bind, create
 from irob.types import Explanation
 
-__version__ = "0.8.0"
+__version__ = "0.9.0"
 __all__ = [
     "DEFENSES",
     "L1",

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 
 from experiments.benchmarks.attack_groups import explained, pgd_200
+from experiments.benchmarks.ensemble_groups import PARTS, ensemble
 from experiments.benchmarks.group import Group
 from experiments.benchmarks.own_groups import SIZES, own_network
 from experiments.benchmarks.training_groups import LARGE_STEPS, STEPS, training_step_group
@@ -12,6 +13,7 @@ GROUPS: dict[str, Callable[[], Group]] = {
     **{f"{name}_{method}": functools.partial(training_step_group, name, method) for name in STEPS for method in ("int", "adv", "normal")},
     **{f"own_{name}": functools.partial(own_network, name) for name in SIZES},
     "pgd": pgd_200,
+    **{name: functools.partial(ensemble, name) for name in PARTS},
     "ig": functools.partial(explained, "ig"),
     "grad_cam": functools.partial(explained, "grad_cam"),
 }

@@ -48,7 +48,7 @@ class Evaluation:
         self.params = devices.replicate(model.params)
         self.cache = cache or ResultCache()
         self.quiet = quiet or not devices.is_first_process()
-        self.fixed_batch_size = None if batch_size is None else min(batch_size, max(len(split.labels), 1))
+        self.given_batch_size = self.fixed_batch_size = None if batch_size is None else min(batch_size, max(len(split.labels), 1))
 
     def indices(self, images: Images) -> np.ndarray:
         """The chosen images, as indices into the split."""
@@ -69,7 +69,8 @@ class Evaluation:
         Attacks run on the images that survive, another number of them at each step; each batch size would be compiled anew.
         """
         sized = copy.copy(self)
-        sized.fixed_batch_size = self.batch_size(n)
+        sized.fixed_batch_size = self.given_batch_size
+        sized.fixed_batch_size = sized.batch_size(n)
         return sized
 
     def map_examples(

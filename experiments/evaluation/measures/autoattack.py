@@ -109,14 +109,23 @@ def outcomes_of(evaluation: Evaluation, options: Options, indices: np.ndarray) -
     images = np.array(to_unit(evaluation.split.fetch(indices)[0])) if options.save_examples else None
     start = Remaining(0.0, clean, {"clean": clean == labels}, images, np.zeros(len(labels), bool))
     found: list[Remaining] = []
+    sized: dict[
+        str, Evaluation
+    ] = {}  # stage -> with the size of batch that fits what was left for it first; another would be compiled anew
     for eps in evaluation.eps:
         before = found[-1] if found and options.nested else start
-        found.append(_attacked(evaluation, options, eps, before, indices, labels) if eps > 0 else start)
+        found.append(_attacked(evaluation, sized, options, eps, before, indices, labels) if eps > 0 else start)
     return found
 
 
 def _attacked(
-    evaluation: Evaluation, options: Options, eps: float, before: Remaining, indices: np.ndarray, labels: np.ndarray
+    evaluation: Evaluation,
+    sized: dict[str, Evaluation],
+    options: Options,
+    eps: float,
+    before: Remaining,
+    indices: np.ndarray,
+    labels: np.ndarray,
 ) -> Remaining:
     predictions, images = before.predictions.copy(), None if before.images is None else before.images.copy()
     left_after, useless = {"clean": predictions == labels}, predictions == labels
@@ -126,7 +135,8 @@ def _attacked(
             left = np.flatnonzero(predictions == labels)
             if not len(left):
                 break
-            found = after_attempt(evaluation, attempt_of, restart, rank, eps, indices[left])
+            of_stage = sized.setdefault(stage.name, evaluation.sized_for(len(left)))
+            found = after_attempt(of_stage, attempt_of, restart, rank, eps, indices[left])
             broken = found["predictions"] != labels[left]
             predictions[left] = found["predictions"]
             if stage.white_box():
