@@ -95,13 +95,15 @@ def autoattack(
     useless = correct & any(stage.white_box() for stage in chosen)
     after, before_square = {}, None
     for stage in chosen:
+        fits = len(labels)
         if not stage.white_box() and before_square is None:
             before_square = correct.copy()
         for restart, rank in attempts(stage):
             left = np.flatnonzero(correct)
             if not len(left):
                 break
-            found = _attempted(run, stage, random, restart, rank, left)
+            fits = len(left) if rank == restart == 0 or len(left) <= fits // 2 else fits
+            found = _attempted(run, stage, random, restart, rank, left, fits)
             broken = found["prediction"] != run.labels[left]
             x_adv[left[broken]], predictions[left] = found["x_adv"][broken], found["prediction"]
             correct[left] = ~broken
@@ -117,10 +119,10 @@ def autoattack(
     )
 
 
-def _attempted(run: BatchRun, stage: Stage, random: bool, restart: int, rank: int, left: np.ndarray) -> dict[str, np.ndarray]:
+def _attempted(run: BatchRun, stage: Stage, random: bool, restart: int, rank: int, left: np.ndarray, fits: int) -> dict[str, np.ndarray]:
     key = jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(run.key, zlib.crc32(stage.name.encode())), restart), rank)
     given = run.images[left], run.labels[left], left.astype(np.int32)
-    found = run.mapped(_attempts, *given, shared=(run.ball, key, np.int32(rank)), spec=(stage, random))
+    found = run.mapped(_attempts, *given, shared=(run.ball, key, np.int32(rank)), spec=(stage, random), fits=fits)
     if not found["inside"].all():
         raise RuntimeError(f"{stage.name} left its ball or [0, 1]")
     return found

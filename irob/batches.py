@@ -274,10 +274,16 @@ class BatchRun:
         """The predicted classes; -1: none."""
         return self.mapped(_predictions, x)["prediction"]
 
-    def mapped(self, make: Callable[..., Any], *arrays: np.ndarray, shared: Any = (), spec: Any = None) -> dict[str, np.ndarray]:
-        """A compiled function over arrays `[n, ...]`, in batches of one size. spec: what it is compiled from; None for that of the run."""
-        devices = jax.local_device_count()
-        size = -(-min(self.batch_size, len(self.images)) // devices)  # also where fewer are left: another size would be compiled anew
+    def mapped(
+        self, make: Callable[..., Any], *arrays: np.ndarray, shared: Any = (), spec: Any = None, fits: int | None = None
+    ) -> dict[str, np.ndarray]:
+        """A compiled function over arrays `[n, ...]`, in batches of one size.
+
+        spec: what it is compiled from; None for that of the run. fits: the number of images that the size fits; None for all of the run, also where
+        fewer are left, because another size would be compiled anew.
+        """
+        devices, n = jax.local_device_count(), len(self.images) if fits is None else fits
+        size = -(-n // (devices * -(-n // self.batch_size)))  # the fewest batches, as equal as can be
         whole, results = size * devices, []
         compiled = make(self.function, self.spec if spec is None else spec)
         for i in self.progress(range(0, len(arrays[0]), whole)):

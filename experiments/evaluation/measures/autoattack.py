@@ -109,9 +109,7 @@ def outcomes_of(evaluation: Evaluation, options: Options, indices: np.ndarray) -
     images = np.array(to_unit(evaluation.split.fetch(indices)[0])) if options.save_examples else None
     start = Remaining(0.0, clean, {"clean": clean == labels}, images, np.zeros(len(labels), bool))
     found: list[Remaining] = []
-    sized: dict[
-        str, Evaluation
-    ] = {}  # stage -> with the size of batch that fits what was left for it first; another would be compiled anew
+    sized: dict[str, tuple[int, Evaluation]] = {}  # stage -> for how many images, with the size of batch that fits them
     for eps in evaluation.eps:
         before = found[-1] if found and options.nested else start
         found.append(_attacked(evaluation, sized, options, eps, before, indices, labels) if eps > 0 else start)
@@ -120,7 +118,7 @@ def outcomes_of(evaluation: Evaluation, options: Options, indices: np.ndarray) -
 
 def _attacked(
     evaluation: Evaluation,
-    sized: dict[str, Evaluation],
+    sized: dict[str, tuple[int, Evaluation]],
     options: Options,
     eps: float,
     before: Remaining,
@@ -135,8 +133,9 @@ def _attacked(
             left = np.flatnonzero(predictions == labels)
             if not len(left):
                 break
-            of_stage = sized.setdefault(stage.name, evaluation.sized_for(len(left)))
-            found = after_attempt(of_stage, attempt_of, restart, rank, eps, indices[left])
+            if len(left) <= sized.get(stage.name, (2 * len(left), None))[0] // 2:  # another size is compiled anew
+                sized[stage.name] = len(left), evaluation.sized_for(len(left))
+            found = after_attempt(sized[stage.name][1], attempt_of, restart, rank, eps, indices[left])
             broken = found["predictions"] != labels[left]
             predictions[left] = found["predictions"]
             if stage.white_box():
