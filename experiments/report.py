@@ -51,14 +51,14 @@ def section(dataset: str, entries: "Sequence[Entry]") -> "Section":
             raise UserError(
                 f"the results of {name} for {files} cannot be reported ({type(error).__name__}: {one_line(error, 80)}): measure again"
             ) from error
-    return Section(dataset, [*tables, *strongest_tables(chosen), sources_table(chosen)], pictures)
+    return Section(dataset, [*strongest_tables(chosen), *tables, sources_table(chosen)], pictures)
 
 
 def main() -> None:
     """Parses flags and writes the report."""
     out = pathlib.Path(flags.FLAGS.out)
     report(flags.FLAGS.inputs, out)
-    print(f"written to {out}: report.html, report.md, tables/, figures/, records.csv")
+    print(f"written to {out}: report.html, report.md, tables/, figures/, records.csv, with AutoAttack robustbench.json")
 
 
 if __name__ == "__main__":

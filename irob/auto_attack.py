@@ -19,6 +19,7 @@ from irob.attacks.balls import BALLS
 from irob.attacks.ensembles import EOT_SAMPLES, Stage, attempt, attempts, stages_of, substitutions
 from irob.batches import BatchRun, Classifier, Progress, forms_of, over_devices, predicted_class, warn_of_hidden
 from irob.metrics import Proportion, robust_accuracy
+from irob.models import BoundModel
 from irob.types import Array, Image, Label, Params, PRNGKey
 
 
@@ -26,10 +27,12 @@ class AutoAttacked(NamedTuple):
     """Of n images.
 
     clean, robust: accuracy without attack, and under the whole ensemble, with their 95% Wilson intervals.
-    white_box: accuracy under the attacks that take gradients. Where `robust` is lower by more than 0.002, gradients are partly masked.
+    white_box: accuracy under the attacks that take gradients alone. That `robust` is lower by more than 0.002 is a sign of masked gradients, or of
+      too few restarts.
     after: stage -> accuracy after it.
     predictions: classes under attack, `[n]`.
-    x_adv: attacked images, `[n, H, W, c]`; of one that is robust, or misclassified from the beginning, itself. They give `predictions` exactly.
+    x_adv: attacked images, `[n, H, W, c]`; of one that is robust, or misclassified from the beginning, itself. They give `predictions` exactly (of a
+      classifier that draws, up to its draws).
     without_gradient: which images count as robust although no gradient on them was of use, `[n]`.
     substitutions: what was changed for want of classes.
     """
@@ -63,13 +66,13 @@ def autoattack(
     Args:
       model, images, labels, ball, key, batch_size, progress: as in `irob.attack`. With version "rand" the model is `(key, x) -> logits`.
       version: "standard", "plus", "rand" or "quick" (see `irob.attacks.ensembles`).
-      stages: of one's own, instead of a version's.
+      stages: of one's own, instead of the version's.
 
     Returns:
       An `AutoAttacked`. Robust accuracy counts all images; the misclassified ones are not robust.
 
     Raises:
-      ValueError: for images, labels or a version that are none, and for a ball that is none of `BALLS`.
+      ValueError: for images, labels or a version that are none, for a ball that is none of `BALLS`, and for a bound network with "rand".
       RuntimeError: if an attack leaves its ball.
 
     References:
@@ -82,7 +85,11 @@ def autoattack(
     >>> round(found.robust.value, 3), found.predictions.tolist(), found.substitutions[0]
     (0.667, [1, 1, 0], 'apgd_t: difference instead of dlr_to')
     """
-    random = version == "rand" and stages is None
+    random = version == "rand"
+    if random and isinstance(model, BoundModel):
+        raise ValueError(
+            "version 'rand' takes a classifier that draws at random, (key, x) -> logits; a bound network does not: give another version"
+        )
     function: Any = _Randomized(model) if random else model
     run = BatchRun(function, images, labels, None, ball, key, "pgd", "margin", 1, batch_size, progress)
     norm = next((name for name, row in BALLS.items() if isinstance(ball, row)), None)
@@ -91,38 +98,37 @@ def autoattack(
     chosen = stages_of(version, norm, run.num_classes) if stages is None else stages
     clean = run.predict(run.images)
     predictions, x_adv = clean.copy(), np.array(run.images)
-    correct = clean == run.labels
-    useless = correct & any(stage.white_box() for stage in chosen)
-    after, before_square = {}, None
+    white = clean == run.labels  # what no gradient attack broke
+    useless = white & any(stage.white_box() for stage in chosen)
+    after = {}
     for stage in chosen:
         fits = len(labels)
-        if not stage.white_box() and before_square is None:
-            before_square = correct.copy()
         for restart, rank in attempts(stage):
-            left = np.flatnonzero(correct)
+            held = predictions == run.labels
+            left = np.flatnonzero(white if stage.white_box() else held)
             if not len(left):
                 break
             fits = len(left) if rank == restart == 0 or len(left) <= fits // 2 else fits
             found = _attempted(run, stage, random, restart, rank, left, fits)
-            broken = found["prediction"] != run.labels[left]
-            x_adv[left[broken]], predictions[left] = found["x_adv"][broken], found["prediction"]
-            correct[left] = ~broken
+            broken, first = found["prediction"] != run.labels[left], held[left]
+            predictions[left[first]] = found["prediction"][first]
+            x_adv[left[first & broken]] = found["x_adv"][first & broken]
             if stage.white_box():
                 useless[left] &= found["useless"]
-        after[stage.name] = float(np.mean(correct))
+                white[left] = ~broken
+        after[stage.name] = float(np.mean(predictions == run.labels))
+    correct = predictions == run.labels
     useless &= correct
     warn_of_hidden(useless, correct)
-    white_box = robust_accuracy(correct if before_square is None else before_square)
     changed = substitutions(version, norm, run.num_classes) if stages is None else []
-    return AutoAttacked(
-        robust_accuracy(clean == run.labels), robust_accuracy(correct), white_box, after, predictions, x_adv, useless, changed
-    )
+    robust = robust_accuracy(clean == run.labels), robust_accuracy(correct), robust_accuracy(white)
+    return AutoAttacked(*robust, after, predictions, x_adv, useless, changed)
 
 
 def _attempted(run: BatchRun, stage: Stage, random: bool, restart: int, rank: int, left: np.ndarray, fits: int) -> dict[str, np.ndarray]:
     key = jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(run.key, zlib.crc32(stage.name.encode())), restart), rank)
     given = run.images[left], run.labels[left], left.astype(np.int32)
-    found = run.mapped(_attempts, *given, shared=(run.ball, key, np.int32(rank)), spec=(stage, random), fits=fits)
+    found = run.mapped(_attempts, *given, shared=(run.ball, key, np.int32(rank)), spec=(stage, type(stage.attack), random), fits=fits)
     if not found["inside"].all():
         raise RuntimeError(f"{stage.name} left its ball or [0, 1]")
     return found
@@ -130,17 +136,17 @@ def _attempted(run: BatchRun, stage: Stage, random: bool, restart: int, rank: in
 
 @functools.lru_cache(maxsize=64)
 def _attempts(function: Any, spec: Any) -> Callable[..., Any]:
-    stage, random = spec
+    stage, _, random = spec
 
     def of_batch(params: Params, shared: Any, x: Array, labels: Array, positions: Array) -> dict[str, Array]:
         ball, key, rank = shared
         explain, frozen = forms_of(function, params)
 
         def one(x: Image, label: Label, position: Array) -> dict[str, Any]:
-            of_image, draw = jax.random.split(jax.random.fold_in(key, position))
+            of_image = jax.random.fold_in(key, position)
             if random:
                 found = attempt(stage, function.model, ball, x, label, of_image, rank, samples=EOT_SAMPLES)
-                prediction = predicted_class(function.drawn(draw, found.x_adv))
+                prediction = predicted_class(function.drawn(jax.random.fold_in(of_image, 1), found.x_adv))
             else:
                 found = attempt(stage, frozen, ball, x, label, of_image, rank)
                 prediction = predicted_class(explain(found.x_adv))

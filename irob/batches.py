@@ -258,7 +258,11 @@ class BatchRun:
         self.ball = None if ball is None else _checked_ball(ball)
         self.key = jax.random.key(int(key)) if isinstance(key, int | np.integer) else key
         attack_of = _row(ATTACKS, method, "method")
-        self.spec = (attack_of, _row(LOSSES, loss, "loss"), num_steps, targets is not None)
+        loss_of = _row(LOSSES, loss, "loss")
+        if getattr(attack_of, "seeks_zero", False) and loss_of is not margin_loss:
+            raise ValueError(f"{type(attack_of).__name__} goes to where its loss is 0, the decision boundary: give the loss 'margin' alone")
+        # With its type, because a record equals any other with the same fields.
+        self.spec = (attack_of, type(attack_of), loss_of, num_steps, targets is not None)
         self.batch_size, self.progress = batch_size, progress
 
     def restart(self, number: int, rows: np.ndarray, start: Array | None) -> dict[str, np.ndarray]:
@@ -325,7 +329,7 @@ def over_devices(of_batch: Callable[..., Any]) -> Callable[..., Any]:
 
 @functools.lru_cache(maxsize=32)
 def _attacks(function: Any, spec: Any) -> Callable[..., Any]:
-    ascend, loss, num_steps, targeted = spec
+    ascend, _, loss, num_steps, targeted = spec
     sign = -1.0 if targeted else 1.0
 
     def of_batch(params: Params, shared: Any, x: Array, labels: Array, positions: Array, *starts: Array) -> dict[str, Array]:

@@ -26,7 +26,7 @@ def row(label):
 
 def record():
     """The record that is shown."""
-    return json.loads("".join(lines_after("and writes records such as", 2)))
+    return json.loads("".join(lines_after("and writes records such as", 3)))
 
 
 def log_lines():

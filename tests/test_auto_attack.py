@@ -84,7 +84,7 @@ def test_it_is_a_loop_of_attempts(both, found):
             for part in (zlib.crc32(stage.name.encode()), restart, rank):
                 key = jax.random.fold_in(key, part)
             for i in np.flatnonzero(correct):
-                of_image, _ = jax.random.split(jax.random.fold_in(key, i))
+                of_image = jax.random.fold_in(key, i)
                 correct[i] = int(jnp.argmax(model(run(x[i], labels[i], of_image, rank).x_adv).logits)) == labels[i]
         assert np.mean(correct) == found.after[stage.name]
 
@@ -97,6 +97,47 @@ def test_it_depends_neither_on_the_batch_size_nor_on_the_form_of_the_classifier(
     ):
         np.testing.assert_array_equal(other.predictions, found.predictions)
         assert other.after == found.after
+
+
+def test_gradient_attacks_go_on_with_what_random_search_broke(both):
+    """So that what they leave is what they leave without it, wherever it stands."""
+    with_search = (SHORT[0], SHORT[3], SHORT[1])
+    found, without = (irob.autoattack(*both, irob.LInf(EPS), stages=stages, key=1) for stages in (with_search, (SHORT[0], SHORT[1])))
+    assert found.white_box.value == without.robust.value >= found.robust.value
+    assert list(found.after) == ["apgd_ce", "square", "apgd_t"]
+    np.testing.assert_array_equal(predicted(both[0], found.x_adv), found.predictions)
+
+
+@pytest.mark.parametrize("shape", [(60, 20, 1), (20, 60, 1), (3, 3, 1), (1, 1, 1)])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_images_of_any_shape(norm, shape):
+    """A network that is right everywhere near x stays right."""
+    classifier = lambda z: jnp.stack([jnp.mean(z), 2.0 - jnp.mean(z)])
+    x = np.full((2, *shape), 0.5, np.float32)
+    found = irob.autoattack(
+        classifier, x, np.array([1, 0]), irob.attacks.BALLS[norm](0.05), stages=stages_of("quick", norm, 2)[:2] + SHORT[3:]
+    )
+    assert (found.clean.value, found.robust.value) == (0.5, 0.5) and np.isfinite(found.x_adv).all()
+
+
+def test_attacks_with_equal_fields_are_not_taken_for_each_other(both):
+    one, other = Square(0.02), irob.attacks.DeepFool(0.02)
+    assert one == other  # as tuples
+    run = lambda method: irob.attack(*both, irob.LInf(EPS), method=method, num_steps=3)
+    assert np.any(run(one) != run(other))
+
+
+def test_attacks_that_go_to_the_boundary_take_the_margin_alone(both):
+    with pytest.raises(ValueError, match="FAB goes to where its loss is 0, the decision boundary: give the loss 'margin' alone"):
+        irob.evaluate(*both, irob.LInf(EPS), method="fab")
+
+
+def test_random_search_keeps_to_a_ball_of_ones_own():
+    from made_up.norms import LowerHalf
+
+    x = jnp.full((6, 4, 1), 0.5)
+    found = Square()(lambda z: (jnp.sum(z),) * 2, LowerHalf(0.1), x, key=jax.random.key(0), num_steps=50).x_adv
+    assert np.all(found[:3] == 0.5) and np.any(found[3:] != 0.5)
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("l2", 1.0), ("l1", 8.0)])
@@ -154,6 +195,8 @@ def test_what_it_refuses(both):
     model, x, labels = both
     with pytest.raises(ValueError, match="AutoAttack is defined in linf, l2, l1, not in Odd"):
         irob.autoattack(model, x, labels, Odd(0.1))
+    with pytest.raises(ValueError, match="takes a classifier that draws at random"):
+        irob.autoattack(model, x, labels, irob.LInf(0.1), version="rand")
     with pytest.raises(ValueError, match="unknown version"):
         irob.autoattack(model, x, labels, irob.LInf(0.1), version="best")
 
@@ -225,7 +268,7 @@ def test_the_lowest_number_known_is_of_all_attacks_together(two):
     labels = two[0].arrays["autoattack/labels"]
     correct = [two[0].arrays[name][1] == labels for name in ("autoattack/predictions_standard", "pgd/predictions_2_steps")]
     row = [cell.text for cell in lowest.rows[0]]
-    assert row[:4] == ["first", "linf", f"{EPS:.4f}", "24"] and row[4] == f"{np.mean(correct[0] & correct[1]):.3f}"
+    assert row[:5] == ["first", "all given", "linf", f"{EPS:.4f}", "24"] and row[5] == f"{np.mean(correct[0] & correct[1]):.3f}"
     note = next(note for note in lowest.notes if note.startswith("first, linf"))
     assert ("autoattack leaves" in note) == (correct[0].mean() < correct[1].mean())
     (pair,) = [[cell.text for cell in row] for row in pairs.rows]

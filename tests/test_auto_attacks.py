@@ -586,7 +586,9 @@ def test_carlini_wagner_finds_the_smallest_perturbation():
 
     def run(x, y):
         objective = OBJECTIVES["margin"].make(L2(1.0), model.logits, y, 0)
-        return CarliniWagner().smallest(objective, x, num_steps=150), CarliniWagner()(objective, L2(0.15), x, key=KEY(), num_steps=150)
+        return CarliniWagner().smallest(objective, L2(0.15), x, key=KEY(), num_steps=150), CarliniWagner()(
+            objective, L2(0.15), x, key=KEY(), num_steps=150
+        )
 
     walk, result = jax.jit(jax.vmap(run))(model.x[near], model.y[near])
     np.testing.assert_allclose(walk.distance, distances[near], rtol=0.02)
@@ -605,7 +607,7 @@ def test_deep_fool_oversteps_the_smallest_perturbation(norm):
 
         def run(x, y, model=model, name=name):
             objective = OBJECTIVES[name].make(BALLS[norm](1.0), model.logits, y, 1 - jnp.minimum(y, 1))
-            return DeepFool().smallest(objective, BALLS[norm](1.0), x, num_steps=5)
+            return DeepFool().smallest(objective, BALLS[norm](1.0), x, key=KEY(), num_steps=5)
 
         walk = jax.jit(jax.vmap(run))(model.x[near], model.y[near])
         assert near.sum() >= 4 and np.all(walk.found.score > 0)

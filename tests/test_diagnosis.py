@@ -36,6 +36,7 @@ FIXTURES = {
     "noisy": lambda f, x: f(x) + 0.5 * NOISE.normal(size=10).astype(np.float32),
     "softmax": lambda f, x: jax.nn.softmax(f(x)),
     "stopped": lambda f, x: f(jax.lax.stop_gradient(x)),
+    "not finite": lambda f, x: f(x) + jnp.sqrt(0.0 * jnp.sum(x)),
 }
 
 
@@ -67,6 +68,7 @@ def test_an_honest_network_has_its_gradients(honest):
         ("scaled", {"gradient_of_cross_entropy"}),
         ("noisy", {"deterministic"}),
         ("softmax", {"logits"}),
+        ("not finite", {"finite", "random_search", "black_box"}),
         ("rounded", {"gradient_of_margin", "gradient_of_cross_entropy", "random_search", "black_box", "must_succeed"}),
         ("stopped", {"gradient_of_margin", "gradient_of_cross_entropy", "random_search", "black_box", "must_succeed"}),
     ],

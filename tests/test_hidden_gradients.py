@@ -10,7 +10,7 @@ from experiments.configs import base
 from experiments.evaluation import sneaking_checks
 from experiments.evaluation.engine import Evaluation
 from experiments.evaluation.examples import First
-from experiments.evaluation.measures import aai, pgd, unforeseen
+from experiments.evaluation.measures import aai, autoattack, pgd, unforeseen
 from experiments.evaluation.run import choose_measures, run_measures
 from experiments.reports import tables
 from experiments.reports.entries import Entry
@@ -18,7 +18,7 @@ from experiments.reports.strongest import masked_gradients
 from experiments.runtime.errors import UserError
 from experiments.training.loop import train
 from experiments.training.validation import validation_scores
-from irob.attacks import ATTACKS, GradientCounts
+from irob.attacks import APGD, ATTACKS, GradientCounts, Square, Stage, ensembles
 
 X = np.full((2, 2, 1), 0.5, np.float32)
 SIZES = irob.constant_steps(0.1, 4)
@@ -127,7 +127,46 @@ def test_random_search_needs_no_gradient(name, trained, digits):
     (clean,), (attacked,) = ([r for r in result.records if r.metric == metric] for metric in ("clean_accuracy", "robust_accuracy"))
     assert attacked["white_box"] == clean.value > 0.5 and attacked.value <= 1 / 12
     (note,) = masked_gradients([Entry("hidden", result, {})])
-    assert "its gradients are partly masked" in note
+    assert "a sign of masked gradients" in note
+
+
+@pytest.mark.parametrize("measure", ["pgd", "autoattack"])
+def test_what_gradients_alone_leave_does_not_know_of_random_search(measure, trained, digits, monkeypatch):
+    """At every eps of a nested ladder: the accuracy of the same attacks without random search."""
+    stages = (Stage("apgd_ce", APGD(), "cross_entropy", 5), Stage("square", Square(), "margin", 100))
+    model, eps = made_of(trained, HIDDEN["rounding"]), (0.04, 0.08, 0.12)
+
+    def records(search):
+        monkeypatch.setattr(ensembles, "VERSIONS", {"standard": lambda norm: stages[: 1 + search]})
+        options = {
+            "pgd": pgd.Options(images=First(12), restarts=1, steps=(3,), queries=100 * search),
+            "autoattack": autoattack.Options(images=First(12)),
+        }
+        result, _ = run_measures(Evaluation(model, digits, eps), {measure: (SHORT_MEASURES[measure], options[measure])})
+        return [record for record in result.records if record.metric == "robust_accuracy"]
+
+    with_search, without = records(True), records(False)
+    assert [record["white_box"] for record in with_search] == [record.value for record in without]
+    assert with_search[-1].value < with_search[-1]["white_box"]
+
+
+SHORT_MEASURES = {"pgd": pgd.MEASURE, "autoattack": autoattack.MEASURE}
+
+
+@pytest.mark.parametrize("method", [name for name in ATTACKS if name != "square"])
+def test_every_attack_by_gradients_says_that_it_had_none(method, trained, digits):
+    x, labels = digits.images[:4] / np.float32(255), digits.labels[:4]
+    hidden = lambda z: trained.network.explain(trained.params, jax.lax.stop_gradient(z)).logits
+    with pytest.warns(UserWarning, match="the network hides its gradients"):
+        found = irob.evaluate(hidden, x, labels, irob.L2(0.5), method=method, losses="margin", num_steps=3, restarts=1)
+    assert found.robust.value == np.mean(found.without_gradient) > 0.5
+
+
+def test_random_search_hides_nothing(trained, digits):
+    chosen = {"pgd": (pgd.MEASURE, pgd.Options(images=First(6), attack="square", objectives=("margin",), restarts=1, steps=(5,)))}
+    result, _ = run_measures(Evaluation(trained, digits, (0.02,)), chosen)
+    (record,) = [record for record in result.records if record.metric == "robust_accuracy"]
+    assert record.value > 0 and "without_gradient" not in record.settings and "white_box" not in record.settings
 
 
 def test_the_map_attack_says_it_too(trained, digits, capsys):

@@ -12,6 +12,7 @@ import released_weights
 from experiments.evaluation.attacks import check_perturbations
 from experiments.evaluation.engine import Evaluation
 from experiments.evaluation.measures import pgd
+from experiments.reports import figures
 from experiments.runtime.errors import UserError
 from irob.metrics import wilson_interval
 from irob.paper import logsumexp_cross_entropy
@@ -188,7 +189,7 @@ def test_the_report_has_classes_targets_and_confusion(trained, digits):
     assert set(tables) == {"accuracy", "accuracy_by_class", "target_reached"}
     assert len(tables["accuracy"].rows) == 1 and len(tables["accuracy_by_class"].rows) == 10
     names = tuple("0123456789")
-    (_, clean), (_, attacked) = pgd.confusion(pgd.without_targets(shown), names)
+    (_, clean), (_, attacked) = figures.confusion(pgd.without_targets(shown), names)
     counts = np.zeros((10, 10))
     np.add.at(counts, (digits.labels, plain.arrays["predictions_3_steps"][0]), 1)
     np.testing.assert_allclose(clean, counts / np.bincount(digits.labels, minlength=10)[:, None])

@@ -55,14 +55,16 @@ def perturbation(ball: Any, x: Image, found: AttackResult) -> dict[str, Any]:
     return {"distance": distance, "inside": inside, "useless": found.gradients.useless()}
 
 
-def check_perturbations(found: dict[str, np.ndarray], eps: Any, norm: str, objective: str) -> None:
-    """Checks what `perturbation` returned for `[n]` images.
+def check_perturbations(found: dict[str, np.ndarray], eps: Any, norm: str, objective: str, finite: bool = True) -> None:
+    """Checks what `perturbation` returned for `[n]` images. finite: whether an attack without any finite gradient is refused.
 
     Raises:
       UserError: if an attack went nowhere because its objective has no finite gradient.
       RuntimeError: if an attack is not in its ball and the box: a bug of the attack.
     """
     distance, inside = found["distance"], found["inside"]
+    if not finite:
+        distance = np.nan_to_num(distance, nan=0.0)
     if not np.isfinite(distance).all():
         count = np.sum(~np.isfinite(distance))
         raise UserError(f"the {objective} has no finite gradient for {count} images at eps {np.max(eps):g}: its logits overflow")

@@ -90,6 +90,25 @@ def matrices(panels: Mapping[str, np.ndarray], names: Sequence[str], x_label: st
     return figure
 
 
+def confusion(entry: Entry, classes: Sequence[str]) -> list[tuple[str, np.ndarray]]:
+    """Two matrices `[C, C]` of proportions by row, with their names: clean, and under attack at the eps whose accuracy is nearest to a half."""
+    overall = {record["eps"]: abs((record.value or 0.0) - 0.5) for record in entry.records("robust_accuracy")}
+    chosen = [("clean", 0.0), *([(f"eps {(eps := min(overall, key=overall.__getitem__)):.4g}", eps)] if overall else [])]
+    found = []
+    for text, eps in chosen:
+        records = entry.records("class_accuracy", eps=eps)
+        most = max((record.get("steps", 0) for record in records), default=0)
+        matrix = np.zeros((len(classes), len(classes)))
+        for record in records:
+            if record.get("steps", 0) == most:
+                for name, count in record["predicted"].items():
+                    if name in classes:
+                        matrix[classes.index(record["class"]), classes.index(name)] = count / record.n
+        if records:
+            found.append((text, matrix))
+    return found
+
+
 def panels_by_protocol(entries: Sequence[Entry], curves: Callable[[Entry], Iterable[Curve]]) -> dict[str, list[Curve]]:
     """The curves of all entries, a panel for each protocol."""
     panels: dict[str, list[Curve]] = {}

@@ -86,9 +86,19 @@ def lowest_table(networks: Sequence[Known], entries: Sequence[Entry]) -> Table:
         for eps, correct in network.correct.items():
             found, (who, alone) = robust_accuracy(correct), network.lowest[eps]
             interval = f"[{found.low:.3f}, {found.high:.3f}]"
-            texts = [network.label, network.norm, f"{eps:.4f}", str(found.n), f"{found.value:.3f}", interval, who, f"{alone:.3f}"]
+            texts = [
+                network.label,
+                "all given",
+                network.norm,
+                f"{eps:.4f}",
+                str(found.n),
+                f"{found.value:.3f}",
+                interval,
+                who,
+                f"{alone:.3f}",
+            ]
             rows.append(cells(texts))
-    header = ["network", "norm", "eps", "n", "lowest known", "95% interval", "strongest single result", "alone"]
+    header = ["network", "protocol", "norm", "eps", "n", "lowest known", "95% interval", "strongest single result", "alone"]
     notes = [
         "Lowest known: images that no attack of any result given here broke, at this eps or a smaller one. It is an upper bound of robust accuracy"
         " all the same.",
@@ -100,18 +110,22 @@ def lowest_table(networks: Sequence[Known], entries: Sequence[Entry]) -> Table:
 
 def disagreements(entries: Sequence[Entry]) -> list[str]:
     """Where PGD left less than AutoAttack, or more, on the same images."""
-    by_network: dict[tuple[str, str, tuple[int, ...], float], dict[str, float]] = {}
-    for each in under_attack(entries):
-        for eps, correct in each.correct.items():
-            of = by_network.setdefault((each.entry.label, each.norm, each.indices, eps), {})
-            of[each.measure] = min(of.get(each.measure, 1.0), float(correct.mean()))
+    found = list(under_attack(entries))
+    worst: dict[tuple[str, str, float, int], dict[str, float]] = {}
+    for first, second in itertools.product(found, found):
+        if (first.measure, second.measure) == ATTACKED and (first.entry.label, first.norm) == (second.entry.label, second.norm):
+            common = sorted(set(first.indices) & set(second.indices))
+            for eps in sorted(set(first.correct) & set(second.correct)) if common else ():
+                of = worst.setdefault((first.entry.label, first.norm, eps, len(common)), {})
+                for each in (first, second):
+                    rows = np.isin(each.indices, common)
+                    of[each.measure] = min(of.get(each.measure, 1.0), float(each.correct[eps][rows].mean()))
     notes = []
-    for (label, norm, _, eps), of in by_network.items():
-        if set(of) == set(ATTACKED) and of["pgd"] != of["autoattack"]:
+    for (label, norm, eps, n), of in worst.items():
+        if of["pgd"] != of["autoattack"]:
             less, more = sorted(of, key=of.__getitem__)
-            notes.append(
-                f"{label}, {norm} eps {eps:.4g}: {less} leaves {of[less]:.3f}, less than {more} with {of[more]:.3f}: quote the lower one."
-            )
+            values = f"{less} leaves {of[less]:.3f}, less than {more} with {of[more]:.3f}"
+            notes.append(f"{label}, {norm} eps {eps:.4g}, {n} images in common: {values}: quote the lower one.")
     return notes
 
 
@@ -125,7 +139,7 @@ def masked_gradients(entries: Sequence[Entry]) -> list[str]:
                 worst[entry.label] = (gap, record)
     return [
         f"{label}: random search, which uses no gradient, takes {100 * gap:.1f} points at eps {record['eps']:.4g} ({record.measure}) that the"
-        " gradient attacks before it missed: its gradients are partly masked, and accuracy under gradient attacks alone overstates its robustness."
+        " gradient attacks missed, a sign of masked gradients or of too few restarts: accuracy under these alone overstates its robustness."
         for label, (gap, record) in worst.items()
     ]
 
@@ -153,6 +167,8 @@ def robustbench(entry: Entry) -> list[dict[str, object]]:
     beside them.
     """
     found, cards = entry.of("autoattack"), []
+    if any(record["version"] not in ("standard", "plus") for record in found.records("robust_accuracy")):
+        return []
     clean = [record.value for record in found.records("clean_accuracy")]
     for record in found.records("robust_accuracy"):
         after = {each["stage"]: each.value for each in found.records("accuracy_after", eps=record["eps"])}
@@ -174,8 +190,8 @@ def robustbench(entry: Entry) -> list[dict[str, object]]:
                 "link": "",
                 "name": entry.label,
                 "authors": "",
-                "additional_data": False,
-                "number_forward_passes": 1,
+                "additional_data": None,
+                "number_forward_passes": None,
                 "dataset": entry.dataset,
                 "venue": "",
                 "architecture": str(entry.result.provenance.get("network") or ""),
@@ -183,7 +199,7 @@ def robustbench(entry: Entry) -> list[dict[str, object]]:
                 "clean_acc": f"{100 * (clean[0] or 0.0):.2f}" if clean else "",
                 "reported": "",
                 "autoattack_acc": f"{100 * (record.value or 0.0):.2f}",
-                "unreliable": bool(masked_gradients([entry])),
+                "unreliable": (record.get("white_box") or 0.0) - (record.value or 0.0) > MASKED,
                 "footnote": "",
                 "irob": own,
             }

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from irob.attacks.attack import AttackResult, Linearization, ScoredObjective, first_iterate, linearized, no_gradients, said
+from irob.attacks.attack import AttackResult, GradientCounts, Linearization, ScoredObjective, first_iterate, linearized, no_gradients, said
 from irob.attacks.balls import L1, Ball
 from irob.types import Array, Point, PRNGKey, Scalar
 
@@ -62,14 +62,15 @@ def _ascended(
         higher = here.score > found.score
         kept_point, kept_score = _where(higher, (x_adv, here.score), (found.x_adv, found.score))
         found = AttackResult(kept_point, kept_score, counts)
-        best_point, best = _where((at[0] == 0) | (here.value > best.value), (x_adv, here), (best_point, best))
+        larger = (here.value > best.value) | ~jnp.isfinite(best.value)
+        best_point, best = _where(larger, (x_adv, here), (best_point, best))
         following, memory = move(memory, Visit(*at, x_adv, here, best_point, best))
         return (following, best_point, best, found, memory), None
 
     low = jnp.full((), -jnp.inf, first.dtype)
     state = first, first, Linearization(low, low, jnp.zeros_like(first)), AttackResult(first, low, no_gradients()), memory
     (_, _, _, found, _), _ = jax.lax.scan(visit, state, (jnp.arange(len(windows)), jnp.asarray(windows)))
-    return said(jax.lax.stop_gradient(found))
+    return jax.lax.stop_gradient(found)
 
 
 def _where(condition: Array, these: Any, those: Any) -> Any:
@@ -122,7 +123,7 @@ class APGD(NamedTuple):
     def __call__(
         self, objective: ScoredObjective, ball: Ball, x: Point, *, key: PRNGKey, num_steps: int, start: Point | None = None
     ) -> AttackResult:
-        """Ascends the objective; see `Attack`. It takes num_steps + 1 gradients."""
+        """Ascends the objective; see `Attack`. It takes num_steps + 1 gradients, in l1 one more for each further stage."""
         if isinstance(ball, L1):
             return SparseAPGD()(objective, ball, x, key=key, num_steps=num_steps, start=start)
         first = first_iterate(at_distance_eps(ball, key, x) if start is None else start, ball, x)
@@ -150,7 +151,7 @@ class APGD(NamedTuple):
 
         nothing = jnp.zeros((), first.dtype)
         steps = Steps(first, 2.0 * jnp.asarray(ball.eps, first.dtype), nothing, jnp.int32(0), nothing, jnp.array(True))
-        return _ascended(objective, first, checkpoints(num_steps), steps, move)
+        return said(_ascended(objective, first, checkpoints(num_steps), steps, move))
 
 
 def at_distance_eps(ball: Ball, key: PRNGKey, x: Point) -> Point:
@@ -194,18 +195,18 @@ class SparseAPGD(NamedTuple):
         self, objective: ScoredObjective, ball: Ball, x: Point, *, key: PRNGKey, num_steps: int, start: Point | None = None
     ) -> AttackResult:
         """Ascends the objective; see `Attack`."""
-        result = None
+        result, counts = None, no_gradients()
         point = None if start is None else first_iterate(start, ball, x)
-        for part, times in self.stages:
+        for number, (part, times) in enumerate(self.stages, start=1):
             larger = ball._replace(eps=times * ball.eps)  # type: ignore[attr-defined]
             first = larger.project(x + jax.random.normal(key, x.shape, x.dtype), x) if point is None else larger.project(point, x)
             of_largest_value = lambda z: (objective(z)[0],) * 2  # noqa: E731
-            last = (part, times) == self.stages[-1]
+            last = number == len(self.stages)
             steps = max(int(part * num_steps), 1)
             result = self._stage(objective if last else of_largest_value, larger, x, first, steps, given=point is not None)
-            point = result.x_adv
+            point, counts = result.x_adv, GradientCounts(*(a + b for a, b in zip(counts, result.gradients, strict=True)))
         assert result is not None
-        return result
+        return said(result._replace(gradients=counts))
 
     @staticmethod
     def _stage(objective: ScoredObjective, ball: Ball, x: Point, first: Point, num_steps: int, given: bool) -> AttackResult:

@@ -155,9 +155,11 @@ class DeepFool(NamedTuple):
         self, objective: ScoredObjective, ball: Ball, x: Point, *, key: PRNGKey, num_steps: int, start: Point | None = None
     ) -> AttackResult:
         """Looks for a near success; see `Attack`. Nothing in it is random."""
-        return self.smallest(objective, ball, x, num_steps=num_steps, start=start).within(ball, x)
+        return self.smallest(objective, ball, x, key=key, num_steps=num_steps, start=start).within(ball, x)
 
-    def smallest(self, objective: ScoredObjective, ball: Any, x: Point, *, num_steps: int, start: Point | None = None) -> Walk:
+    def smallest(
+        self, objective: ScoredObjective, ball: Any, x: Point, *, key: PRNGKey, num_steps: int, start: Point | None = None
+    ) -> Walk:
         """The first success at any distance; as `FAB.smallest`."""
         first_iterate(start, ball, x)  # raises for wrong shapes and types
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from irob.attacks.attack import AttackResult, ScoredObjective, first_iterate, linearized, no_gradients
 from irob.attacks.balls import L2, Ball
 from irob.attacks.boundary import Walk
-from irob.types import Array, Point, PRNGKey, Scalar
+from irob.types import Array, Point, PRNGKey
 
 
 class CarliniWagner(NamedTuple):
@@ -44,10 +44,12 @@ class CarliniWagner(NamedTuple):
         self, objective: ScoredObjective, ball: Ball, x: Point, *, key: PRNGKey, num_steps: int, start: Point | None = None
     ) -> AttackResult:
         """Looks for the nearest success; see `Attack`. num_steps: of Adam, for each c. Nothing in it is random."""
-        return self.smallest(objective, x, num_steps=num_steps, start=start).within(ball, x)
+        return self.smallest(objective, ball, x, key=key, num_steps=num_steps, start=start).within(ball, x)
 
-    def smallest(self, objective: ScoredObjective, x: Point, *, num_steps: int, start: Point | None = None) -> Walk:
-        """The nearest success at any distance; as `FAB.smallest`."""
+    def smallest(
+        self, objective: ScoredObjective, ball: Any, x: Point, *, key: PRNGKey, num_steps: int, start: Point | None = None
+    ) -> Walk:
+        """The success that is nearest in the norm of the ball, at any distance; as `FAB.smallest`. (What is minimized is the l2 length.)"""
         first_iterate(start, L2(jnp.inf), x)  # raises for wrong shapes and types
         inverse = lambda point: jnp.arctanh(0.999999 * (2.0 * point - 1.0))  # noqa: E731
         image_of = lambda w: jnp.clip(0.5 * (1.0 + jnp.tanh(w)), 0.0, 1.0)  # noqa: E731
@@ -56,19 +58,16 @@ class CarliniWagner(NamedTuple):
         def trial(state: Any, _: None) -> tuple[Any, None]:
             walk, low, high, constant = state
 
-            def loss(w: Point) -> tuple[Scalar, tuple[Point, Scalar, Scalar]]:
-                x_adv = image_of(w)
-                value, score = objective(x_adv)
-                return jnp.sum((x_adv - x) ** 2) + constant * jnp.maximum(self.confidence - value, 0.0), (x_adv, value, score)
-
             def step(carry: Any, number: Array) -> tuple[Any, None]:
                 w, mean, square, walk, succeeded = carry
-                here, counts = linearized(loss, w, walk.found.gradients)
-                x_adv, value, score = here.score
-                reached = jnp.where(value >= self.confidence, score, -jnp.inf)
-                walk = walk.recorded(L2(jnp.inf), x, x_adv, reached).moved(x_adv, counts)
-                mean = 0.9 * mean + 0.1 * here.gradient
-                square = 0.999 * square + 0.001 * here.gradient**2
+                x_adv = image_of(w)
+                here, counts = linearized(objective, x_adv, walk.found.gradients)
+                reached = jnp.where(here.value >= self.confidence, here.score, -jnp.inf)
+                walk = walk.recorded(ball, x, x_adv, reached).moved(x_adv, counts)
+                of_image = 2.0 * (x_adv - x) - jnp.where(here.value < self.confidence, constant, 0.0) * here.gradient
+                gradient = of_image * 0.5 * (1.0 - jnp.tanh(w) ** 2)
+                mean = 0.9 * mean + 0.1 * gradient
+                square = 0.999 * square + 0.001 * gradient**2
                 t = (number + 1).astype(x.dtype)
                 scaled = mean / (1.0 - 0.9**t) / (jnp.sqrt(square / (1.0 - 0.999**t)) + 1e-8)
                 return (w - self.learning_rate * scaled, mean, square, walk, succeeded | (reached > 0.0)), None

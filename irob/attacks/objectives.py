@@ -62,7 +62,9 @@ def nearest_boundary(ball: Any, logits: LogitsFn, label: Label) -> ScoredObjecti
 
     The gradients of all C logits: C backward passes. (For `FAB` and `DeepFool` without a target.)
     """
-    dual = {LInf: 1, L2: 2, L1: jnp.inf}[type(ball)]
+    dual = next((q for row, q in ((LInf, 1), (L2, 2), (L1, jnp.inf)) if isinstance(ball, row)), None)
+    if dual is None:
+        raise ValueError(f"the nearest boundary is defined in l-inf, l2 and l1, not in {type(ball).__name__}")
 
     def objective(x_adv: Image) -> tuple[Scalar, Scalar]:
         f = logits(x_adv)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from irob.attacks.attack import AttackResult, GradientCounts, ScoredObjective, first_iterate
-from irob.attacks.balls import LInf
+from irob.attacks.balls import L1, L2, LInf
 from irob.types import Array, Image, Point, PRNGKey
 
 # (queries up to which, divisor of the proportion of pixels in a square)
@@ -107,7 +107,7 @@ def stripes(ball: Any, key: PRNGKey, x: Image) -> Image:
 
 def _square_of(ball: Any, x: Image, best: Image, side: Array, draw: Draw) -> Image:
     inside = window(draw.corners[0], side, *x.shape[:2])[..., None]
-    return jnp.where(inside, jnp.clip(x + ball.eps * draw.signs, 0.0, 1.0), best)
+    return ball.project(jnp.where(inside, x + ball.eps * draw.signs, best), x)
 
 
 # --- l2 and l1 ------------------------------------------------------------------------------------------------------------------------------
@@ -158,14 +158,17 @@ def _length_of(ball: Any) -> Callable[[np.ndarray], float]:
 
 def _power(ball: Any) -> int:
     """P of the norm: 2 for l2, 1 for l1."""
-    return {"L2": 2, "L1": 1}[type(ball).__name__]
+    for row, power in ((L2, 2), (L1, 1)):
+        if isinstance(ball, row):
+            return power
+    raise ValueError(f"Square Attack is defined in l-inf, l2 and l1, not in {type(ball).__name__}")
 
 
 def grid_of_bumps(ball: Any, key: PRNGKey, x: Image) -> Image:
     """Bumps side by side, at distance eps: a sign for each and each channel, half of them transposed."""
     height, width, channels = x.shape
     side = max(min(height, width) // 5, 1)
-    above = max((height - 5 * side) // 2, 0)
+    above = max((min(height, width) - 5 * side) // 2, 0)  # on the left, too
     sign_key, turn_key = jax.random.split(key)
     signs = jax.random.rademacher(sign_key, (height // side, width // side, channels), x.dtype)
     turned = jax.random.bernoulli(turn_key, 0.5, (*signs.shape[:2], 1))

@@ -36,7 +36,7 @@ def mcnemar(first: Bool[Array, " n"], second: Bool[Array, " n"]) -> Paired:
       ValueError: unless both are `[n]` of bool.
 
     References:
-      McNemar 1947, https://doi.org/10.1007/BF02295996; exact form: Edwards 1948.
+      McNemar 1947, https://doi.org/10.1007/BF02295996; exact: the binomial test of the sign.
 
     >>> round(mcnemar(np.array([True] * 6 + [False]), np.array([False] * 6 + [True])).p_value, 4)
     0.125

@@ -66,12 +66,13 @@ class Attempt(NamedTuple):
 class Remaining(NamedTuple):
     """Of one eps. predictions `[n]`: classes under the whole ensemble. correct: stage -> which images are left after it `[n]`; "clean": before.
 
-    images: what was reached, if kept. useless: which images no gradient of use was found for.
+    white_box: which images no gradient attack broke. images: what was reached, if kept. useless: which images no gradient of use was found for.
     """
 
     eps: float
     predictions: np.ndarray
     correct: dict[str, np.ndarray]
+    white_box: np.ndarray
     images: np.ndarray | None
     useless: np.ndarray
 
@@ -107,7 +108,7 @@ def outcomes_of(evaluation: Evaluation, options: Options, indices: np.ndarray) -
     labels = evaluation.split.labels[indices]
     clean = clean_predictions(evaluation, indices)
     images = np.array(to_unit(evaluation.split.fetch(indices)[0])) if options.save_examples else None
-    start = Remaining(0.0, clean, {"clean": clean == labels}, images, np.zeros(len(labels), bool))
+    start = Remaining(0.0, clean, {"clean": clean == labels}, clean == labels, images, np.zeros(len(labels), bool))
     found: list[Remaining] = []
     sized: dict[str, tuple[int, Evaluation]] = {}  # stage -> for how many images, with the size of batch that fits them
     for eps in evaluation.eps:
@@ -126,24 +127,26 @@ def _attacked(
     labels: np.ndarray,
 ) -> Remaining:
     predictions, images = before.predictions.copy(), None if before.images is None else before.images.copy()
-    left_after, useless = {"clean": predictions == labels}, predictions == labels
+    left_after, useless, white = {"clean": before.correct["clean"]}, predictions == labels, before.white_box.copy()
     for stage in stages_of(options.version, evaluation.norm, evaluation.network.num_classes):
         attempt_of = Attempt(evaluation.norm, stage, options.save_examples)
         for restart, rank in attempts(stage):
-            left = np.flatnonzero(predictions == labels)
+            held = predictions == labels
+            left = np.flatnonzero(white if stage.white_box() else held)
             if not len(left):
                 break
             if len(left) <= sized.get(stage.name, (2 * len(left), None))[0] // 2:  # another size is compiled anew
                 sized[stage.name] = len(left), evaluation.sized_for(len(left))
             found = after_attempt(sized[stage.name][1], attempt_of, restart, rank, eps, indices[left])
-            broken = found["predictions"] != labels[left]
-            predictions[left] = found["predictions"]
+            broken, first = found["predictions"] != labels[left], held[left]
+            predictions[left[first]] = found["predictions"][first]
+            if images is not None:  # what is robust keeps its clean image, so that these images give the accuracy exactly
+                images[left[first & broken]] = found["examples"][first & broken]
             if stage.white_box():
                 useless[left] &= found["useless"]
-            if images is not None:  # what is robust keeps its clean image, so that these images give the accuracy exactly
-                images[left[broken]] = found["examples"][broken]
+                white[left] = ~broken
         left_after[stage.name] = predictions == labels
-    return Remaining(eps, predictions, left_after, images, useless & (predictions == labels))
+    return Remaining(eps, predictions, left_after, white, images, useless & (predictions == labels))
 
 
 def after_attempt(
@@ -154,7 +157,7 @@ def after_attempt(
     shared = (np.float32(eps), evaluation.random_key(zlib.crc32(stage.name.encode()), restart, rank), np.int32(rank))
     label = f"{stage.name} restart {restart} target {rank} eps {eps:.9g}"
     found = evaluation.map_examples(label, stage_check, attempt_of, shared, indices)
-    check_perturbations(found | {"distance": np.nan_to_num(found["distance"], nan=0.0)}, eps, attempt_of.norm, stage.objective)
+    check_perturbations(found, eps, attempt_of.norm, stage.objective, finite=False)  # the record says which gradients were of no use
     return found
 
 
@@ -187,19 +190,12 @@ def records_after(outcome: Remaining, indices: np.ndarray, settings: dict[str, A
     if outcome.eps == 0:
         return [proportion_record("clean_accuracy", outcome.correct["clean"], eps=0.0)]
     *_, final = outcome.correct.values()
-    white_box = outcome.correct[last_white_box(outcome)]
     settings = {**settings, "eps": outcome.eps, "indices_sha256": hashlib.sha256(indices.astype(np.int64).tobytes()).hexdigest()[:16]}
     hidden = without_gradient(int(outcome.useless.sum()))
-    found = [proportion_record("robust_accuracy", final, **settings, white_box=float(np.mean(white_box)), **hidden)]
+    found = [proportion_record("robust_accuracy", final, **settings, white_box=float(np.mean(outcome.white_box)), **hidden)]
     return found + [
         proportion_record("accuracy_after", correct, **settings, stage=name) for name, correct in outcome.correct.items() if name != "clean"
     ]
-
-
-def last_white_box(outcome: Remaining) -> str:
-    """The last stage before the first one without gradients."""
-    names = list(outcome.correct)
-    return names[names.index("square") - 1] if "square" in names else names[-1]
 
 
 # --- report ---------------------------------------------------------------------------------------------------------------------------------

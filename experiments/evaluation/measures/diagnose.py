@@ -49,7 +49,8 @@ def describe(options: Options) -> str:
 
 
 def check(evaluation: Evaluation, options: Options) -> None:
-    """Refuses a ladder without a positive eps."""
+    """Refuses a ladder without a positive eps, and a norm that random search is not defined in."""
+    refuse(evaluation.norm not in BALLS, f"the diagnosis is defined in {', '.join(BALLS)}, not in {evaluation.norm}: give another --norm")
     refuse(not any(eps > 0 for eps in evaluation.eps), "the diagnosis needs an eps > 0: give --eps")
 
 
@@ -88,7 +89,8 @@ def seen_of(evaluation: Evaluation, options: Options, indices: np.ndarray) -> Se
             for restart in range(times):
                 rows = np.flatnonzero(left)
                 if len(rows):
-                    left[rows] = pgd.after_restart(evaluation, attempt, restart, eps, indices[rows])["predictions"] == labels[rows]
+                    found = pgd.after_restart(evaluation, attempt, restart, eps, indices[rows], finite=False)
+                    left[rows] = found["predictions"] == labels[rows]
         return left
 
     ladder = np.array([eps for eps in evaluation.eps if eps > 0])

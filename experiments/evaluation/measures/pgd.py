@@ -26,7 +26,7 @@ from experiments.reports.entries import Entry
 from experiments.reports.records import Record, proportion_record, without_gradient
 from experiments.reports.tables import Table, eps_table
 from experiments.runtime import devices
-from experiments.runtime.errors import refuse
+from experiments.runtime.errors import refuse, warn
 from experiments.runtime.names import find
 from experiments.runtime.values import boolean, distinct, integer, nonempty_text, optional, row_of, several
 from irob.attacks import BALLS
@@ -112,6 +112,8 @@ def check(evaluation: Evaluation, options: Options) -> None:
         walks and options.objectives != ("margin",),
         f"--attack={options.attack} goes to where its objective is 0, the decision boundary: give --objectives=margin",
     )
+    if options.queries and evaluation.norm not in BALLS:
+        warn(f"--norm={evaluation.norm}: random search is defined in {', '.join(BALLS)} alone and left out here")
     target = target_of(evaluation, options)
     labels = evaluation.split.labels[evaluation.indices(options.images)]
     refuse(target is not None and bool(np.all(labels == target)), f"--target={options.target}: all images to be measured are of that class")
@@ -144,50 +146,66 @@ def run(evaluation: Evaluation, options: Options) -> Measured:
 
 
 def eps_outcomes(evaluation: Evaluation, options: Options, num_steps: int, indices: np.ndarray) -> Iterator[Outcome]:
-    """The outcome at each eps, ascending. Within one eps, later attacks see only the images that are still classified correctly."""
+    """The outcome at each eps, ascending. Within one eps, later attacks see only the images that are still classified correctly.
+
+    Attacks by gradients go on with the images that random search alone broke, also at a smaller eps, so that what they leave is known, too.
+    """
     labels, target = evaluation.split.labels[indices], target_of(evaluation, options)
-    clean = current = clean_predictions(evaluation, indices)
-    kept = options.save_examples
-    shown = shown_clean = np.array(to_unit(evaluation.split.fetch(indices)[0])) if kept else None
+
+    def withstood(predictions: np.ndarray) -> np.ndarray:
+        return predictions == labels if target is None else predictions != target
+
+    clean = clean_predictions(evaluation, indices)
+    images = np.array(to_unit(evaluation.split.fetch(indices)[0])) if options.save_examples else None
+    start = Outcome(0.0, clean, clean == labels, images, np.zeros(len(labels), bool), withstood(clean))
+    before = start
     for eps in evaluation.eps:
-        useless, white_box = np.zeros(len(labels), bool), None
-        if eps > 0:
-            predictions = (current if options.nested else clean).copy()
-            images = None if not kept else np.array(shown if options.nested else shown_clean)
-            useless[predictions == labels if target is None else predictions != target] = True
-            for attempt, restart in rounds_of(evaluation.norm, options, num_steps, target):
-                if attempt.attack == GRADIENT_FREE != options.attack:
-                    white_box = predictions == labels
-                left = np.flatnonzero(predictions == labels if target is None else predictions != target)
-                if len(left):
-                    found = after_restart(evaluation, attempt, restart, eps, indices[left])
-                    predictions[left] = found["predictions"]
-                    if attempt.attack != GRADIENT_FREE:
-                        useless[left] &= found["useless"]
-                    if images is not None:
-                        images[left] = found["examples"]
-            current, shown = predictions, images
-        yield Outcome(eps, current, current == labels, shown, useless, white_box)
+        if eps == 0:
+            yield start._replace(white_box=None)
+            continue
+        predictions, images = before.predictions.copy(), None if before.images is None else before.images.copy()
+        white, useless, searched = np.array(before.white_box), withstood(predictions), False
+        for attempt, restart in rounds_of(evaluation.norm, options, num_steps, target):
+            gradient_free = attempt.attack == GRADIENT_FREE != options.attack
+            searched |= gradient_free
+            held = withstood(predictions)
+            left = np.flatnonzero(held if gradient_free else white)
+            if len(left):
+                found = after_restart(evaluation, attempt, restart, eps, indices[left])
+                known = held[left]  # of the others it is known what they are predicted as
+                if not gradient_free:
+                    useless[left] &= found["useless"]
+                predictions[left[known]] = found["predictions"][known]
+                if images is not None:
+                    images[left[known]] = found["examples"][known]
+                if not gradient_free:
+                    white[left] = found["predictions"] == labels[left] if target is None else found["predictions"] != target
+        outcome = Outcome(eps, predictions, predictions == labels, images, useless & withstood(predictions), white)
+        before = outcome if options.nested else start
+        yield outcome if searched else outcome._replace(white_box=None)
 
 
 def rounds_of(norm: str, options: Options, num_steps: int, target: int | None) -> Iterator[tuple[PredictionAttack, int]]:
-    """(attack, restart) in their order: objective by objective, then without gradients."""
+    """(attack, restart) in their order: objective by objective, then without gradients, in the norms where that is defined."""
     for objective in options.objectives:
         for restart in range(options.restarts):
             yield PredictionAttack(norm, options.attack, objective, num_steps, target, options.save_examples), restart
-    if options.queries:
+    if options.queries and norm in BALLS and options.attack != GRADIENT_FREE:
         yield PredictionAttack(norm, GRADIENT_FREE, "margin", options.queries, target, options.save_examples), 0
 
 
 def after_restart(
-    evaluation: Evaluation, attempt: PredictionAttack, restart: int, eps: float, indices: np.ndarray
+    evaluation: Evaluation, attempt: PredictionAttack, restart: int, eps: float, indices: np.ndarray, finite: bool = True
 ) -> dict[str, np.ndarray]:
-    """What one restart of one objective does to images: `predictions [n]`, and `examples [n, H, W, c]` if they are kept."""
+    """What one restart of one objective does to images: `predictions [n]`, and `examples [n, H, W, c]` if they are kept.
+
+    finite: whether a network without any finite gradient is refused.
+    """
     shared = (np.float32(eps), evaluation.random_key(zlib.crc32(attempt.objective.encode()), restart))
     towards = "" if attempt.target is None else f" to {attempt.target}"
     label = f"{attempt.attack} {attempt.objective}{towards} {attempt.num_steps} steps, restart {restart}, eps {eps:.9g}"
     found = evaluation.map_examples(label, prediction_attack_check, attempt, shared, indices)
-    check_perturbations(found, eps, attempt.norm, attempt.objective)
+    check_perturbations(found, eps, attempt.norm, attempt.objective, finite)
     return found
 
 
@@ -243,14 +261,14 @@ def records_of(
         "objectives": list(options.objectives),
         "steps": num_steps,
         "restarts": options.restarts,
-        **({"queries": options.queries} if options.queries else {}),
+        **({} if outcome.white_box is None else {"queries": options.queries}),
         **which,
     }
     attacked = outcome.eps > 0
     clean = lambda: proportion_record("clean_accuracy", outcome.correct, eps=0.0, **which)  # noqa: E731
     reached = {} if target is None else {"reached": float(np.mean(outcome.predictions == target))}
     hidden = without_gradient(int(np.sum(outcome.correct & outcome.useless)))
-    gradients = {} if outcome.white_box is None else {"white_box": float(np.mean(outcome.white_box))}
+    gradients = {} if outcome.white_box is None else {"white_box": float(np.mean(outcome.white_box & (target is None or labels != target)))}
     records = [proportion_record("robust_accuracy", outcome.correct, **settings, **reached, **gradients, **hidden) if attacked else clean()]
     if target is not None and attacked:
         records.append(proportion_record("target_reached", outcome.predictions == target, **settings))
@@ -342,7 +360,9 @@ def pictures(entries: Sequence[Entry], classes: Sequence[str]) -> list[figures.P
     untargeted = [without_targets(entry) for entry in entries]
     figure = figures.curves_against_eps(figures.panels_by_protocol(untargeted, curves), "accuracy", (0, 1), "network")
     found = [figures.Picture("accuracy_against_eps", figure, "Accuracy under attack, 95% bands.")]
-    matrices = {f"{entry.label}, {entry.protocol}, {text}": matrix for entry in untargeted for text, matrix in confusion(entry, classes)}
+    matrices = {
+        f"{entry.label}, {entry.protocol}, {text}": matrix for entry in untargeted for text, matrix in figures.confusion(entry, classes)
+    }
     if matrices and len(classes) <= MOST_CLASSES:
         drawn = figures.matrices(dict(list(matrices.items())[:MOST_MATRICES]), classes, "predicted", "class")
         found.append(
@@ -352,25 +372,6 @@ def pictures(entries: Sequence[Entry], classes: Sequence[str]) -> list[figures.P
 
 
 MOST_MATRICES = 8
-
-
-def confusion(entry: Entry, classes: Sequence[str]) -> list[tuple[str, np.ndarray]]:
-    """Two matrices `[C, C]` of proportions by row, with their names: clean, and under attack at the eps whose accuracy is nearest to a half."""
-    overall = {record["eps"]: abs((record.value or 0.0) - 0.5) for record in entry.records("robust_accuracy")}
-    chosen = [("clean", 0.0), *([(f"eps {(eps := min(overall, key=overall.__getitem__)):.4g}", eps)] if overall else [])]
-    found = []
-    for text, eps in chosen:
-        records = entry.records("class_accuracy", eps=eps)
-        most = max((record.get("steps", 0) for record in records), default=0)
-        matrix = np.zeros((len(classes), len(classes)))
-        for record in records:
-            if record.get("steps", 0) == most:
-                for name, count in record["predicted"].items():
-                    if name in classes:
-                        matrix[classes.index(record["class"]), classes.index(name)] = count / record.n
-        if records:
-            found.append((text, matrix))
-    return found
 
 
 MEASURE = Measure(
