@@ -17,7 +17,11 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["irob", "irob.*", "experiments", "experiments.*"]),
-    package_data={"experiments.evaluation": ["uar_calibration.json"], "experiments.reports": ["templates/*"]},
+    package_data={
+        "experiments": ["results/*.json"],
+        "experiments.evaluation": ["uar_calibration.json"],
+        "experiments.reports": ["templates/*"],
+    },
     python_requires=">=3.11",
     install_requires=[
         # irob

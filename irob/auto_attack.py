@@ -60,6 +60,7 @@ def autoattack(
     progress: Progress = iter,
 ) -> AutoAttacked:
     """Robust accuracy under AutoAttack: each attack takes the images that are still classified correctly, and one that any attack breaks is broken.
+    (Attacks by gradients go on with those that random search alone broke, so that `white_box` is what gradients leave.)
 
     An image is broken if what an attack returns is misclassified when it is classified again, and lies in the ball and in [0, 1].
 
