@@ -320,6 +320,9 @@ def defense_of(config: ml_collections.ConfigDict, **computed: Any) -> Defense:
     """
     row = find(DEFENSES, config.method, "method")
     given = config.get("defense")
+    refuse(
+        not callable(row), f"config.method = {config.method!r}: it must be a function that returns a Defense, not a {type(row).__name__}"
+    )
     refuse(not isinstance(given, ml_collections.ConfigDict), f"config.defense = {given!r}: must be the options of the method, by name")
     made = row(**config.defense, **{name: value for name, value in computed.items() if name in options.keyword_only(row)})
     refuse(

@@ -6,7 +6,7 @@ import math
 import ml_collections
 import pytest
 from damage import TRIED, counted  # noqa: F401
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from experiments.configs import base
@@ -65,6 +65,7 @@ def refused_in_one_line(action):
 
 
 @settings(max_examples=400)
+@example(field="method", text="os:sep", method="normal")
 @given(field=st.sampled_from(FIELDS), text=TEXTS, method=st.sampled_from(list(DEFENSES)))
 def test_overrides_of_a_config(field, text, method):
     TRIED["override"] += 1
