@@ -41,7 +41,8 @@ def ensemble(name: str) -> Group:
         found = irob.autoattack(model, x, labels, irob.LInf(ENSEMBLE_EPS), stages=stages, batch_size=size * jax.local_device_count())
         return found.robust.value
 
-    title = f"{name}: AutoAttack's {', '.join(PARTS[name])}, {QUERIES} queries of Square, {IMAGES} images, small network"
+    queries = f", {QUERIES} queries" if "square" in PARTS[name] else ""
+    title = f"{name}: AutoAttack's {', '.join(PARTS[name])}{queries}, {IMAGES} images, small network"
     return Group(title, ours, torch_ensemble, (name, params, x, labels), check=functools.partial(equal_accuracies, most=0.031))
 
 

@@ -134,11 +134,11 @@ class DeepFool(NamedTuple):
     """DeepFool as an `Attack`: repeated moves to the linearized boundary, until one succeeds. Its objective is as that of `FAB`, in the original
     `nearest_boundary`. Unlike the original, every move stays in the box.
 
-        r_k = the shortest move from x_k to { u : f + <w, u - x_k> = 0 },    x_{k+1} = clip( x + (1 + overshoot) (x_k + r_k - x) )
+        x_{k+1} = x_k + the shortest move from x_k to { u : f + <w, u - x_k> = 0 },    x'_k = clip( x + (1 + overshoot) (x_k - x) )
 
     overshoot: beyond the boundary.
 
-    The result is the first point that succeeds, if it lies in the ball, otherwise x. `smallest` has the point at any distance.
+    The result is the first x'_k that succeeds, if it lies in the ball, otherwise x. `smallest` has the point at any distance.
 
     References:
       Moosavi-Dezfooli et al. 2016, https://arxiv.org/abs/1511.04599, algorithm 2.
