@@ -18,7 +18,7 @@ class CarliniWagner(NamedTuple):
 
         minimize over w    ||x' - x||_2^2 + c max(kappa - value(x'), 0),    x' = (1 + tanh(w)) / 2
 
-    by Adam. The constant c is searched: times 10 until x' succeeds, then by bisection between the largest c that failed and the smallest that did not.
+    by Adam. The constant c is searched: times 10 until x' succeeds, then by bisection between the largest that failed and the smallest that did not.
 
     confidence: kappa. search_steps: trials of c. initial_constant: the first. learning_rate: of Adam.
 
