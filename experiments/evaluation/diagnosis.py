@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from experiments.reports.strongest import MASKED
+
 PASS, FAIL, NOT_APPLICABLE = "pass", "fail", "not applicable"
-SMALL = 0.002  # accuracy: AutoAttack's tolerance of its flag on Square
 TOLERANCE = 0.01  # accuracy: what doubling an attack may change
 FALLING = 0.05  # of a loss curve rescaled to [0, 1], over its last steps (Pintor et al. 2022)
 
@@ -117,7 +118,7 @@ def finite(seen: Seen) -> Finding:
 def iterations_help(seen: Seen) -> Finding:
     """Accuracy under one step minus that under many."""
     gain = seen.part(seen.one_step) - seen.part(seen.robust)
-    return passes(gain >= -SMALL, gain)
+    return passes(gain >= -MASKED, gain)
 
 
 def monotone(seen: Seen) -> Finding:
@@ -136,7 +137,7 @@ def reaches_zero(seen: Seen) -> Finding:
 def random_search(seen: Seen) -> Finding:
     """What Square breaks and gradients do not."""
     missed = seen.part(seen.robust & ~seen.square)
-    return passes(missed <= SMALL, missed)
+    return passes(missed <= MASKED, missed)
 
 
 def black_box(seen: Seen) -> Finding:
