@@ -5,7 +5,8 @@
     irob.models          networks by name, MODELS; your own by from_linen, from_nnx, from_function; with parameters, bind
     irob.maps            interpretation maps: CAM, Grad-CAM(++), LayerCAM, saliency, integrated and expected gradients, SmoothGrad; by name
     irob.losses          cross-entropy, KL divergence, logit margin, DLR
-    irob.discrepancies   how far two interpretations are apart; Proposition 1; rank correlations
+    irob.discrepancies   how far two interpretations are apart; Proposition 1
+    irob.similarities    how alike two maps are: overlap, rank correlations, cosine, SSIM
     irob.attacks         balls, PGD, Auto-PGD, FAB, Square and more by name; sneaking and map attacks, inversion, unforeseen attacks
     irob.defenses        training methods as data: DEFENSES, from_terms
     irob.metrics         proportions with their intervals
@@ -39,20 +40,22 @@ from irob import (
     models,
     paper,
     rewriting,
+    similarities,
     types,
 )
 from irob.attacks import L1, L2, LInf, best_of_pgd, constant_steps, decaying_steps, pgd, sneaking_attack
 from irob.auto_attack import autoattack
 from irob.batches import attack, check, evaluate
 from irob.defenses import DEFENSES, from_terms
-from irob.discrepancies import discrepancy, kendall_tau, proposition_1_sides, two_class
+from irob.discrepancies import discrepancy, proposition_1_sides, two_class
 from irob.losses import cross_entropy, margin_loss
 from irob.maps import explainer, integrated_gradients
 from irob.metrics import robust_accuracy
 from irob.models import bind, create
+from irob.similarities import kendall_tau
 from irob.types import Explanation
 
-__version__ = "0.9.0"
+__version__ = "0.10.0"
 __all__ = [
     "DEFENSES",
     "L1",
@@ -90,6 +93,7 @@ __all__ = [
     "proposition_1_sides",
     "rewriting",
     "robust_accuracy",
+    "similarities",
     "sneaking_attack",
     "two_class",
     "types",

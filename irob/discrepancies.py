@@ -14,11 +14,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
 
 from irob.losses import half_logit_gap, is_class
 from irob.maps.features import scale_to_logits
-from irob.types import Array, ClassWeights, Explanation, Label, Logits, Maps, PixelSet, Scalar, checked_logits
+from irob.types import ClassWeights, Explanation, Label, Logits, Maps, PixelSet, Scalar, checked_logits
 
 # --- class weights --------------------------------------------------------------------------------------------------------------------------
 
@@ -247,70 +246,3 @@ def proposition_1_sides(clean: Explanation, adversarial: Explanation, label: Lab
     weights = two_class(label, target, clean.logits.shape[-1])
     two_class_l1 = discrepancy(scale_to_logits(clean.maps), scale_to_logits(adversarial.maps), weights)
     return Proposition1(two_class_l1, half_logit_gap(clean.logits, label, target))
-
-
-# --- similarity of maps ---------------------------------------------------------------------------------------------------------------------
-
-
-def top_k_overlap(a: Maps, b: Maps, k: int) -> Float[Array, " C"]:
-    """`|top_k(a_c) & top_k(b_c)| / k` for each class, in [0, 1]: the share of their k largest positions that two maps have in common.
-
-    Args:
-      a, b: `[h, w, C]`, e.g. the maps of two networks on one image.
-      k: as in `top_k_pixels`, which says what is raised.
-    """
-    return jnp.sum(top_k_pixels(a, k) & top_k_pixels(b, k), axis=(0, 1)) / k
-
-
-def pearson(a: Float[Array, "*shape"], b: Float[Array, "*shape"]) -> Scalar:
-    """Pearson's correlation of two maps:
-
-        r = <a - mean a, b - mean b> / ( ||a - mean a||_2 ||b - mean b||_2 )
-
-    Args:
-      a, b: arrays of one shape.
-
-    Returns:
-      A scalar in [-1, 1]; NaN if a map is constant.
-
-    >>> round(float(pearson(jnp.array([1.0, 2.0, 3.0]), jnp.array([6.0, 4.0, 2.0]))), 5)
-    -1.0
-    """
-    constant = (jnp.max(a) == jnp.min(a)) | (jnp.max(b) == jnp.min(b))  # its mean may differ from it by rounding
-    a, b = a - jnp.mean(a), b - jnp.mean(b)
-    a, b = (v / jnp.max(jnp.abs(v)) for v in (a, b))  # the squares of small numbers would underflow
-    return jnp.where(constant, jnp.nan, jnp.sum(a * b) / (jnp.sqrt(jnp.sum(a**2)) * jnp.sqrt(jnp.sum(b**2))))
-
-
-def kendall_tau(a: Float[Array, "*shape"], b: Float[Array, "*shape"]) -> Scalar:
-    """Kendall's rank correlation tau-b of two maps, corrected for ties:
-
-        tau_b = sum_{i<j} sign(a_i - a_j) sign(b_i - b_j) / sqrt( #{i<j: a_i != a_j} #{i<j: b_i != b_j} )
-
-    It compares all n^2 pairs of n positions, 64 n of them at a time in memory.
-
-    Args:
-      a, b: arrays of one shape.
-
-    Returns:
-      A scalar in [-1, 1]; NaN if a map is constant.
-
-    Raises:
-      ValueError: for two shapes.
-
-    References:
-      Kendall 1945, https://doi.org/10.1093/biomet/33.3.239.
-
-    >>> round(float(kendall_tau(jnp.array([1.0, 2.0, 3.0]), jnp.array([2.0, 1.0, 3.0]))), 4)
-    0.3333
-    """
-    if jnp.shape(a) != jnp.shape(b):
-        raise ValueError(f"both maps must have one shape, got {jnp.shape(a)} and {jnp.shape(b)}")
-    a, b = jnp.reshape(a, -1), jnp.reshape(b, -1)
-
-    def against_all(pair: tuple[Array, Array]) -> Array:
-        sign_a, sign_b = (jnp.sign(v - whole) for v, whole in zip(pair, (a, b), strict=True))
-        return jnp.stack([jnp.sum(sign_a * sign_b), jnp.sum(sign_a**2), jnp.sum(sign_b**2)])
-
-    concordance, pairs_a, pairs_b = jnp.sum(jax.lax.map(against_all, (a, b), batch_size=64), axis=0)
-    return concordance / jnp.sqrt(pairs_a * pairs_b)

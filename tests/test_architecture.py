@@ -21,6 +21,7 @@ ORDER = [
     "maps",
     "models",
     "discrepancies",
+    "similarities",
     "attacks",
     "defenses",
     "metrics",

@@ -10,7 +10,22 @@ import pytest
 import scipy.optimize
 
 import irob
-from irob.attacks import APGD, BALLS, FAB, L1, L2, OBJECTIVES, CarliniWagner, DeepFool, LInf, SparseAPGD, Square, stages_of, to_hyperplane
+from irob.attacks import (
+    APGD,
+    BALLS,
+    FAB,
+    L1,
+    L2,
+    OBJECTIVES,
+    CarliniWagner,
+    DeepFool,
+    HopSkipJump,
+    LInf,
+    SparseAPGD,
+    Square,
+    stages_of,
+    to_hyperplane,
+)
 from irob.attacks.ensembles import attempt, attempts
 from irob.attacks.square import draws, grid_of_bumps, odd_sides, square_sides, stripes
 
@@ -613,6 +628,36 @@ def test_deep_fool_oversteps_the_smallest_perturbation(norm):
         walk = jax.jit(jax.vmap(run))(model.x[near], model.y[near])
         assert near.sum() >= 4 and np.all(walk.found.score > 0)
         np.testing.assert_allclose(walk.distance, 1.02 * distances[near], rtol=1e-4)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_hop_skip_jump_comes_near_to_the_smallest_perturbation(norm):
+    """By decisions alone: other scores of the same signs give the same points."""
+    model = Linear(3, 2, 12)  # with more classes it may follow another boundary than the nearest
+    distances = model.distances(norm)
+    near = distances < 0.25  # the box does not bind
+    assert near.sum() >= 4
+
+    def run(x, y, key, times):
+        score = lambda z: times * OBJECTIVES["margin"].make(BALLS[norm](1.0), model.logits, y, 0)(z)[1] ** 3
+        return HopSkipJump().smallest(lambda z: (jnp.nan, score(z)), BALLS[norm](1.0), x, key=key, num_steps=8000)
+
+    keys = jax.random.split(KEY(), near.sum())
+    walks = [jax.jit(jax.vmap(functools.partial(run, times=times)))(model.x[near], model.y[near], keys) for times in (1.0, 7.0)]
+    np.testing.assert_array_equal(walks[0].found.x_adv, walks[1].found.x_adv)
+    assert np.all(walks[0].found.score > 0) and np.all(walks[0].distance >= distances[near] * (1 - 1e-4))
+    np.testing.assert_allclose(walks[0].distance, distances[near], rtol=0.1)
+    found = [length(norm, x_adv - x) for x_adv, x in zip(walks[0].found.x_adv, model.x[near], strict=True)]
+    np.testing.assert_allclose(found, walks[0].distance, rtol=1e-5)
+
+
+def test_hop_skip_jump_stays_where_nothing_succeeds():
+    x = np.full((2, 3, 2), 0.5, np.float32)
+    found = HopSkipJump()(lambda z: (0.0, jnp.float32(-1.0)), LInf(0.1), x, key=KEY(), num_steps=300)
+    np.testing.assert_array_equal(found.x_adv, x)
+    assert found.score == -np.inf
+    nearby = HopSkipJump()(lambda z: (0.0, z[0, 0, 0] - 0.58), LInf(0.1), x, key=KEY(), num_steps=3000)
+    assert nearby.score > 0 and length("linf", nearby.x_adv - x) <= 0.1
 
 
 WHITE_BOX = [(2, 0), (2, 1), (2, 2), (5, 1), (5, 2)]  # classes, and the number of the stage

@@ -17,7 +17,12 @@ from experiments.reports.entries import Entry
 from experiments.runtime.errors import UserError
 
 SHORT = dataclasses.replace(
-    diagnose.MEASURE.presets["standard"], images=First(16), diagnosis_steps=40, diagnosis_restarts=1, diagnosis_queries=300
+    diagnose.MEASURE.presets["standard"],
+    images=First(16),
+    diagnosis_steps=40,
+    diagnosis_restarts=1,
+    diagnosis_queries=300,
+    diagnosis_decisions=700,
 )
 
 
@@ -69,8 +74,8 @@ def test_an_honest_network_has_its_gradients(honest):
         ("noisy", {"deterministic"}),
         ("softmax", {"logits"}),
         ("not finite", {"finite", "random_search", "black_box"}),
-        ("rounded", {"gradient_of_margin", "gradient_of_cross_entropy", "random_search", "black_box", "must_succeed"}),
-        ("stopped", {"gradient_of_margin", "gradient_of_cross_entropy", "random_search", "black_box", "must_succeed"}),
+        ("rounded", {"gradient_of_margin", "gradient_of_cross_entropy", "random_search", "hard_label", "black_box", "must_succeed"}),
+        ("stopped", {"gradient_of_margin", "gradient_of_cross_entropy", "random_search", "hard_label", "black_box", "must_succeed"}),
     ],
 )
 def test_masking_fails_its_items_and_no_others_that_the_network_passes(name, fails, trained, digits, honest):
@@ -91,6 +96,23 @@ def test_a_linear_network_passes(random, digits):
     assert not failed(found), failed(found)
 
 
+def test_attacks_on_a_twin_break_a_network_that_hides_its_gradients(trained, digits, tmp_path):
+    twin = tmp_path / "twin.pkl"
+    twin.write_bytes(irob.paper.dumps(trained.network, trained.params))
+    model = changed(trained, FIXTURES["stopped"])
+    options = dataclasses.replace(SHORT, twin=str(twin))
+    diagnose.check(Evaluation(model, digits, (0.1,)), options)
+    found, measured = verdicts(model, digits, (0.1,), options)
+    assert found["transfer"] == FAIL
+    value = next(record.value for record in measured.records if record.get("item") == "transfer")
+    assert value >= 0.25  # the same network with gradients loses that much
+    assert str(twin) in diagnose.describe(options) and "no twin" in diagnose.describe(SHORT)
+    network = irob.create("small", (28, 28, 1), 9)
+    twin.write_bytes(irob.paper.dumps(network, network.initial_params(0)))
+    with pytest.raises(UserError, match="twin"):
+        diagnose.check(Evaluation(model, digits, (0.1,)), options)
+
+
 def made_model(network, params):
     from experiments.runtime.models import EvaluatedModel
 
@@ -104,7 +126,7 @@ def seen(**changes):
     logits = np.array([[3.0, 1.0, -1.0, 0.0]] * 4)
     none = {"margin": no, "cross_entropy": no}
     whole = diagnosis.Seen(
-        4, 0.1, np.array([0.1, 0.2]), np.stack([half, no]), yes, half, yes, half, no, half, yes, np.ones(4), logits, 0.0, [1.0] * 5, none,
+        4, 0.1, np.array([0.1, 0.2]), np.stack([half, no]), yes, half, yes, half, no, half, half, half, yes, np.ones(4), logits, 0.0, [1.0] * 5, none,
         none, np.ones((4, 21)), ~half, ~half, np.zeros(4), yes, yes,
     )  # fmt: skip
     return whole._replace(**changes)
@@ -118,6 +140,8 @@ WRONG = {
     "gradient_of_margin": ({"zero": {"margin": ONE, "cross_entropy": NO}}, 0.25),
     "gradient_of_cross_entropy": ({"zero": {"margin": NO, "cross_entropy": ONE}}, 0.25),
     "random_search": ({"square": ONE}, 0.25),
+    "hard_label": ({"hard_label": ONE}, 0.25),
+    "transfer": ({"transferred": ONE}, 0.25),
     "black_box": ({"every_noise": ~ONE}, 1.0),
     "iterations": ({"one_step": ONE}, -0.25),
     "monotone": ({"curve": np.stack([NO, ONE])}, 0.25),
@@ -148,6 +172,8 @@ def test_what_does_not_apply():
     assert by_name["classes"].judge(seen(num_classes=2)).verdict == NOT_APPLICABLE
     assert by_name["monotone"].judge(seen(curve=np.ones((1, 4), bool))).verdict == NOT_APPLICABLE
     assert by_name["must_succeed"].judge(seen(exists=NO)).verdict == NOT_APPLICABLE
+    assert by_name["transfer"].judge(seen(transferred=None)).verdict == NOT_APPLICABLE
+    assert by_name["black_box"].judge(seen(transferred=None)).verdict == PASS
     assert set(WRONG) | {"classes"} == set(by_name)
 
 

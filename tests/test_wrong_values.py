@@ -110,7 +110,7 @@ def test_the_correlation_of_a_constant_map_is_nan(value):
     for shape in ((7,), (5, 5), (1,)):
         constant = np.full(shape, value, np.float32)
         other = np.arange(constant.size, dtype=np.float32).reshape(shape)
-        assert np.isnan(irob.discrepancies.pearson(constant, other)) and np.isnan(irob.discrepancies.pearson(other, constant))
+        assert np.isnan(irob.similarities.pearson(constant, other)) and np.isnan(irob.similarities.pearson(other, constant))
         assert np.isnan(irob.kendall_tau(constant, other))
 
 

@@ -22,7 +22,8 @@ class Seen(NamedTuple):
 
     num_classes: C. eps: the radius of the attacks; ladder, curve: radii, and which images withstand the attack at each `[radii, n]`.
     clean: which images are classified correctly `[n]`, likewise the following: robust (under the attack at eps), one_step, doubled (twice the steps
-      and restarts), unbounded (the largest radius), square, every_noise (at each of some random points).
+      and restarts), unbounded (the largest radius), square, hard_label (an attack
+      by decisions alone), transferred (PGD on another network; None without one), every_noise (at each of some random points).
     noise: proportion of random points at distance eps that are classified correctly, `[n]`.
     logits: `[n, C]`. spread: largest distance of normalized logits in repeated passes. accuracies: of these passes.
     zero, nonfinite: loss -> at which images its gradient is zero everywhere, or not finite `[n]`.
@@ -41,6 +42,8 @@ class Seen(NamedTuple):
     doubled: np.ndarray
     unbounded: np.ndarray
     square: np.ndarray
+    hard_label: np.ndarray
+    transferred: np.ndarray | None
     every_noise: np.ndarray
     noise: np.ndarray
     logits: np.ndarray
@@ -58,6 +61,11 @@ class Seen(NamedTuple):
     def part(self, which: np.ndarray) -> float:
         """The proportion of all images."""
         return float(np.mean(which))
+
+    def missed(self) -> np.ndarray:
+        """Which images the doubled gradient attack leaves, and one without gradients of the network, or noise, does not."""
+        withstood = self.square & self.hard_label & self.every_noise & (True if self.transferred is None else self.transferred)
+        return self.doubled & self.clean & ~withstood
 
     def fooled(self) -> float:
         """The proportion of images that the attack breaks."""
@@ -134,15 +142,22 @@ def reaches_zero(seen: Seen) -> Finding:
     return passes(left <= 1.0 / seen.num_classes, left)
 
 
-def random_search(seen: Seen) -> Finding:
-    """What Square breaks and gradients do not."""
-    missed = seen.part(seen.robust & ~seen.square)
-    return passes(missed <= MASKED, missed)
+def nothing_beyond(other: Callable[[Seen], np.ndarray | None]) -> Callable[[Seen], Finding]:
+    """What another attack breaks and gradients do not."""
+
+    def judge(seen: Seen) -> Finding:
+        held = other(seen)
+        if held is None:
+            return Finding(NOT_APPLICABLE, None)
+        missed = seen.part(seen.robust & ~held)
+        return passes(missed <= MASKED, missed)
+
+    return judge
 
 
 def black_box(seen: Seen) -> Finding:
-    """Images that random search or noise breaks, and the doubled gradient attack does not."""
-    missed = int(np.sum(seen.doubled & seen.clean & ~(seen.square & seen.every_noise)))
+    """Images that an attack without gradients of the network breaks, and the doubled gradient attack does not."""
+    missed = int(np.sum(seen.missed()))
     return passes(missed == 0, missed)
 
 
@@ -203,7 +218,11 @@ ITEMS = (
     Item("gradient_of_cross_entropy", "does the cross-entropy have gradients?", "images without", "Carlini 4.2", zero_gradient("cross_entropy"),
          "attack the margin or DLR instead, which do not underflow"),
     Item("random_search", "does random search find nothing new?", "accuracy that Square takes beyond gradients", "AutoAttack, Carlini 4.3",
-         random_search, f"gradients are partly masked: {MORE}"),
+         nothing_beyond(lambda seen: seen.square), f"gradients are partly masked: {MORE}"),
+    Item("hard_label", "do decisions alone find nothing new?", "accuracy that HopSkipJump takes beyond gradients", "Carlini 4.3",
+         nothing_beyond(lambda seen: seen.hard_label), f"gradients are masked: {MORE}, and take --attack hop_skip_jump besides"),
+    Item("transfer", "does an undefended twin find nothing new?", "accuracy that its attacks take beyond gradients", "Carlini 4.3",
+         nothing_beyond(lambda seen: seen.transferred), "gradients are masked: attack through the twin (irob.attacks.transferred)"),
     Item("black_box", "does the white box break all that a black box breaks?", "images", "Carlini 4.3", black_box,
          f"look at these images (`missed` in the arrays); {MORE}"),
     Item("iterations", "are many steps better than one?", "accuracy that they take", "Carlini 4.1", iterations_help,

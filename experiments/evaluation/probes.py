@@ -113,6 +113,26 @@ def path(network: Model, spec: Path) -> Check:
     return over_images(one)
 
 
+class Transfer(NamedTuple):
+    """PGD with the step sizes of the protocol `standard`, on the margin of another network, the twin."""
+
+    norm: str
+    num_steps: int
+    twin: Model
+
+
+@functools.lru_cache
+def transfer(network: Model, spec: Transfer) -> Check:
+    """`withstands`: whether the network is right where the attack on the twin ends."""
+
+    def one(params: Params, x: Image, label: Label, key: PRNGKey, eps: Scalar, twin_params: Params) -> dict[str, Any]:
+        ball, twin = find(BALLS, spec.norm, "norm")(eps), spec.twin.frozen(twin_params)
+        found = PGD()(lambda z: (margin_loss(twin(z).logits, label),) * 2, ball, x, key=key, num_steps=spec.num_steps)
+        return {"withstands": predicted_class(network.explain(params, found.x_adv).logits) == label}
+
+    return over_images(one)
+
+
 STABILITY_SIDE = 8 / 255  # of the cube that stability is measured in
 
 

@@ -12,8 +12,8 @@ from experiments.evaluation.measures import MEASURES, unforeseen
 from experiments.reports.figures import class_name
 from experiments.reports.samples import Sample, UnforeseenSample
 from irob.attacks import BALLS, best_of_pgd, decaying_steps
-from irob.discrepancies import kendall_tau
 from irob.losses import margin_loss
+from irob.similarities import kendall_tau
 from irob.types import Array, Image, Label, Params, Scalar
 
 

@@ -15,10 +15,11 @@ from experiments.runtime.names import find
 from irob.attacks import BALLS, AttackResult, best_of_pgd, last_of_pgd, smallest_discrepancy, smallest_eps, sneaking_attack, step_rule
 from irob.attacks.attack import Ascent
 from irob.batches import predicted_class
-from irob.discrepancies import NORMS, all_class, discrepancy, kendall_tau, normalized, pearson
+from irob.discrepancies import NORMS, all_class, discrepancy, normalized
 from irob.losses import margin_loss, pick
 from irob.maps import EXPLAINERS, READOUTS, differentiable, explainer, frozen, scale_to_logits
 from irob.paper import ClippedLInf, largest_weight
+from irob.similarities import kendall_tau, pearson
 from irob.types import Array, Explanation, Image, Label, Maps, Model, Params, Scalar
 
 KAPPA = 0.1  # logits beyond the decision that suffice (the authors')

@@ -5,7 +5,7 @@ attack              what an attack is, and what it returns
 projected_gradient  pgd and its variants; step sizes
 auto_pgd            APGD, which sets its own steps
 boundary            FAB and DeepFool, which look for the nearest success; carlini_wagner, likewise
-square              random search, by scores alone
+square              random search, by scores alone; hop_skip_jump, by decisions alone
 table               ATTACKS, all of these by name
 objectives          what attacks ascend, made of logits; expectation over transformations, straight-through gradients, transfer
 ensembles           AutoAttack: which attacks in which order
@@ -22,6 +22,7 @@ from irob.attacks.balls import BALLS, L1, L2, Ball, LInf, NormBall
 from irob.attacks.boundary import FAB, DeepFool, to_hyperplane
 from irob.attacks.carlini_wagner import CarliniWagner
 from irob.attacks.ensembles import Stage, stages_of
+from irob.attacks.hop_skip_jump import HopSkipJump
 from irob.attacks.inversion import invert, mean_activation
 from irob.attacks.minimal import Bisection, MinimalPerturbation, bisect, smallest_eps
 from irob.attacks.objectives import OBJECTIVES, expectation, nearest_boundary, straight_through, targeted, transferred, untargeted
@@ -61,6 +62,7 @@ __all__ = [
     "CarliniWagner",
     "DeepFool",
     "GradientCounts",
+    "HopSkipJump",
     "LInf",
     "MinimalPerturbation",
     "NormBall",

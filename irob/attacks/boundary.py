@@ -64,7 +64,8 @@ class Walk(NamedTuple):
         return said(jax.lax.stop_gradient(self.found._replace(x_adv=x_adv, score=score)))
 
 
-def _at_start(first: Point) -> Walk:
+def at_start(first: Point) -> Walk:
+    """A walk that begins at a point, and has found nothing."""
     nothing = jnp.full((), -jnp.inf, first.dtype)
     return Walk(first, AttackResult(first, nothing, no_gradients()), jnp.full((), jnp.inf, first.dtype))
 
@@ -119,7 +120,7 @@ class FAB(NamedTuple):
             onward = jnp.where(score > 0.0, x + self.back * (following - x), following)
             return walk.recorded(ball, x, following, score).moved(onward, counts), None
 
-        return jax.lax.scan(step, _at_start(first), None, length=num_steps)[0]
+        return jax.lax.scan(step, at_start(first), None, length=num_steps)[0]
 
     def _pulled(self, ball: Any, x: Point, point: Point, here: Linearization) -> Point:
         w = here.gradient
@@ -173,4 +174,4 @@ class DeepFool(NamedTuple):
             later = walk.recorded(ball, x, shown(following), score).moved(following, counts)
             return jax.tree.map(lambda a, b: jnp.where(jnp.isinf(walk.distance), a, b), later, walk), None
 
-        return jax.lax.scan(step, _at_start(jnp.asarray(x) if start is None else jnp.clip(start, 0.0, 1.0)), None, length=num_steps)[0]
+        return jax.lax.scan(step, at_start(jnp.asarray(x) if start is None else jnp.clip(start, 0.0, 1.0)), None, length=num_steps)[0]

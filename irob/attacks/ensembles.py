@@ -21,6 +21,7 @@ from irob.attacks.attack import Attack, AttackResult, ScoredObjective
 from irob.attacks.auto_pgd import APGD
 from irob.attacks.balls import Ball
 from irob.attacks.boundary import FAB
+from irob.attacks.hop_skip_jump import HopSkipJump
 from irob.attacks.objectives import OBJECTIVES, LogitsFn, expectation
 from irob.attacks.square import Square
 from irob.types import Array, Image, Label, Logits, PRNGKey
@@ -42,7 +43,7 @@ class Stage(NamedTuple):
 
     def white_box(self) -> bool:
         """Whether it takes gradients of its objective."""
-        return not isinstance(self.attack, Square)
+        return not isinstance(self.attack, Square | HopSkipJump)
 
 
 def standard(norm: str) -> tuple[Stage, ...]:

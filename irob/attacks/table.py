@@ -6,6 +6,7 @@ from irob.attacks.attack import Attack
 from irob.attacks.auto_pgd import APGD
 from irob.attacks.boundary import FAB, DeepFool
 from irob.attacks.carlini_wagner import CarliniWagner
+from irob.attacks.hop_skip_jump import HopSkipJump
 from irob.attacks.projected_gradient import PGD
 from irob.attacks.square import Square
 
@@ -18,4 +19,5 @@ ATTACKS: dict[str, Attack] = {
     "deepfool": DeepFool(),
     "carlini_wagner": CarliniWagner(),
     "square": Square(),
+    "hop_skip_jump": HopSkipJump(),
 }

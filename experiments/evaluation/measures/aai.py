@@ -25,9 +25,9 @@ from experiments.runtime.names import find
 from experiments.runtime.values import boolean, integer, row_of
 from irob.attacks import BALLS, AttackResult, top_k_map_attack
 from irob.batches import predicted_class
-from irob.discrepancies import kendall_tau
 from irob.maps import EXPLAINERS, differentiable, explainer, frozen
 from irob.paper import PaperDraw
+from irob.similarities import kendall_tau
 from irob.types import Array, Image, Label, Model, Params, Scalar
 
 

@@ -31,10 +31,11 @@ from experiments.reports.records import Record, mean_record, proportion_record
 from experiments.reports.tables import Table, cells, coverage, protocols_side_by_side, value_text
 from experiments.runtime import devices
 from irob.batches import predicted_class
-from irob.discrepancies import discrepancy, kendall_tau, one_class, proposition_1_sides
+from irob.discrepancies import discrepancy, one_class, proposition_1_sides
 from irob.losses import pick
 from irob.maps import scale_to_logits
 from irob.paper import PaperDraw
+from irob.similarities import kendall_tau
 from irob.types import Array, Image, Label, Model, Params
 
 if TYPE_CHECKING:

@@ -23,35 +23,46 @@ from experiments.reports.entries import Entry, by_label
 from experiments.reports.records import Record, proportion_record
 from experiments.reports.tables import Table, cells
 from experiments.runtime.errors import refuse
-from experiments.runtime.values import integer
+from experiments.runtime.models import from_path
+from experiments.runtime.values import integer, nonempty_text, optional
 from irob.attacks import BALLS
 from irob.paper import PaperDraw
 
+WITHOUT_GRADIENTS = (pgd.GRADIENT_FREE, "hop_skip_jump")  # keys of ATTACKS
 PASSES = 5  # repeated, as AutoAttack
 DRAWS = 100  # of noise, and of the cube that stability is measured in
 
 
 @dataclasses.dataclass(frozen=True)
 class Options(MeasureOptions):
-    """steps and restarts: of the attack on each of two losses; the item `converged` doubles both."""
+    """steps and restarts: of the attack on each of two losses; the item `converged` doubles both. Without a twin that item is not applicable."""
 
     diagnosis_steps: int = option(100, integer(20, limit=10**5), "of each restart of the attack")
     diagnosis_restarts: int = option(2, integer(1, limit=10**4), "of the attack on each loss")
     diagnosis_queries: int = option(1000, integer(1, limit=10**6), "of Square")
+    diagnosis_decisions: int = option(2000, integer(1, limit=10**6), "of HopSkipJump, which sees decisions alone")
+    twin: str | None = option(
+        None, optional(nonempty_text()), "a network trained without a defense, a workdir or weights: do attacks on it break this one?"
+    )
 
 
 def describe(options: Options) -> str:
     """What is tried, in one sentence."""
     return (
         f"{len(ITEMS)} items under an attack of {options.diagnosis_restarts} restarts of {options.diagnosis_steps} steps on the margin and on the"
-        f" cross-entropy, against twice as many, one step, noise ({DRAWS} draws) and {options.diagnosis_queries} queries of Square."
+        f" cross-entropy, against twice as many, one step, noise ({DRAWS} draws), {options.diagnosis_queries} queries of Square,"
+        f" {options.diagnosis_decisions} of HopSkipJump, and attacks on {options.twin or 'no twin'}."
     )
 
 
 def check(evaluation: Evaluation, options: Options) -> None:
-    """Refuses a ladder without a positive eps, and a norm that random search is not defined in."""
+    """Refuses a ladder without a positive eps, a norm that random search is not defined in, and a twin for other images."""
     refuse(evaluation.norm not in BALLS, f"the diagnosis is defined in {', '.join(BALLS)}, not in {evaluation.norm}: give another --norm")
     refuse(not any(eps > 0 for eps in evaluation.eps), "the diagnosis needs an eps > 0: give --eps")
+    if options.twin is not None:
+        network = evaluation.network
+        sizes = [(each.input_shape, each.num_classes) for each in (network, from_path(options.twin, evaluation.dataset).network)]
+        refuse(sizes[0] != sizes[1], f"--twin={options.twin}: it takes (images, classes) {sizes[1]}, the network {sizes[0]}")
 
 
 def run(evaluation: Evaluation, options: Options) -> Measured:
@@ -66,8 +77,7 @@ def run(evaluation: Evaluation, options: Options) -> Measured:
     ladder = [float(eps) for eps in seen.ladder]
     records += [proportion_record("accuracy_at_eps", correct, eps=eps) for eps, correct in zip(ladder, seen.curve, strict=True)]
     records += [proportion_record("accuracy_unbounded", seen.unbounded, eps=unbounded_eps(evaluation))]
-    missed = seen.doubled & seen.clean & ~(seen.square & seen.every_noise)
-    arrays = {"indices": indices, "losses": seen.losses[seen.clean], "missed": indices[missed]}
+    arrays = {"indices": indices, "losses": seen.losses[seen.clean], "missed": indices[seen.missed()]}
     return Measured(records, arrays)
 
 
@@ -84,7 +94,7 @@ def seen_of(evaluation: Evaluation, options: Options, indices: np.ndarray) -> Se
 
     def withstands(eps: float, attack: str, num_steps: int, times: int, among: np.ndarray) -> np.ndarray:
         left = among.copy()
-        for objective in ("margin",) if attack == pgd.GRADIENT_FREE else ("margin", "cross_entropy"):
+        for objective in ("margin",) if attack in WITHOUT_GRADIENTS else ("margin", "cross_entropy"):
             attempt = pgd.PredictionAttack(evaluation.norm, attack, objective, num_steps)
             for restart in range(times):
                 rows = np.flatnonzero(left)
@@ -103,6 +113,8 @@ def seen_of(evaluation: Evaluation, options: Options, indices: np.ndarray) -> Se
         return evaluation.map_examples(f"{name} eps {eps:.9g}", make, spec, (key, *shared), indices)
 
     at = np.float32(eps)
+    twin = None if options.twin is None else from_path(options.twin, evaluation.dataset)
+    transfer_from = lambda twin: probes.Transfer(evaluation.norm, steps, twin.network)  # noqa: E731
     gradients = probed("gradients", probes.gradients, None)
     passes = [probed(f"pass {i}", probes.logits_again, i)["logits"] for i in range(PASSES)]
     noise = probed("noise", probes.noise_around, probes.Noise(evaluation.norm, DRAWS), at)
@@ -119,6 +131,8 @@ def seen_of(evaluation: Evaluation, options: Options, indices: np.ndarray) -> Se
         doubled=withstands(eps, "pgd", 2 * steps, 2 * restarts, clean),
         unbounded=withstands(unbounded_eps(evaluation), "pgd", steps, restarts, clean),
         square=withstands(eps, pgd.GRADIENT_FREE, options.diagnosis_queries, 1, clean),
+        hard_label=withstands(eps, "hop_skip_jump", options.diagnosis_decisions, 1, clean),
+        transferred=None if twin is None else probed("transfer", probes.transfer, transfer_from(twin), at, twin.params)["withstands"],
         every_noise=noise["all"],
         noise=noise["each"],
         logits=gradients["logits"],

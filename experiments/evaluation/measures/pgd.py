@@ -29,7 +29,7 @@ from experiments.runtime import devices
 from experiments.runtime.errors import refuse, warn
 from experiments.runtime.names import find
 from experiments.runtime.values import boolean, distinct, integer, nonempty_text, optional, row_of, several
-from irob.attacks import BALLS
+from irob.attacks import BALLS, CarliniWagner, DeepFool
 from irob.batches import predicted_class
 from irob.losses import margin_loss
 from irob.paper import PaperDraw
@@ -63,8 +63,8 @@ def describe(options: Options) -> str:
     """What the attack does, in one sentence."""
     attack = find(ATTACKS, options.attack, "attack")
     settings = attack._asdict() if hasattr(attack, "_asdict") else {}
-    plural = "s" if options.restarts > 1 else ""
-    starts = f"{options.restarts} random start{plural} each" if settings.get("random_start", True) else "no random start"
+    plural, drawn = "s" if options.restarts > 1 else "", not isinstance(attack, DeepFool | CarliniWagner)
+    starts = f"{options.restarts} random start{plural} each" if settings.get("random_start", drawn) else "no random start"
     over = [
         *(["iterates"] if settings.get("best_iterate") else []),
         *(["restarts"] if options.restarts > 1 else []),

@@ -23,9 +23,9 @@ from experiments.runtime.flags import place
 from experiments.runtime.models import EvaluatedModel, from_path
 from experiments.runtime.names import find
 from experiments.runtime.values import integer, nonempty_text, optional
-from irob.discrepancies import top_k_overlap
 from irob.maps import EXPLAINERS, differentiable, explainer, shape_of_maps
 from irob.paper import PaperDraw
+from irob.similarities import top_k_overlap
 from irob.types import Array, Image, Label, Model, Params
 
 
