@@ -9,7 +9,8 @@
     irob.similarities    how alike two maps are: overlap, rank correlations, cosine, SSIM
     irob.attacks         balls, PGD, Auto-PGD, FAB, Square and more by name; sneaking and map attacks, inversion, unforeseen attacks
     irob.defenses        training methods as data: DEFENSES, from_terms
-    irob.metrics         proportions with their intervals
+    irob.certify         bounds of logits and maps over whole balls; randomized smoothing
+    irob.metrics         proportions with their intervals; metrics of explanations
     irob.paper           what exists only to repeat the authors of the paper: their weight files, draws and attacks
     irob.types           Explanation = (maps, logits), array types, the Model protocol
     irob.convolutions    fast forms of a convolution
@@ -31,6 +32,7 @@ from irob import (
     attacks,
     auto_attack,
     batches,
+    certify,
     convolutions,
     defenses,
     discrepancies,
@@ -69,6 +71,7 @@ __all__ = [
     "batches",
     "best_of_pgd",
     "bind",
+    "certify",
     "check",
     "constant_steps",
     "convolutions",

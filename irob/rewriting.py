@@ -232,7 +232,7 @@ def _padding(operation: Any) -> convolutions.Padding:
 
 def _bind(operation: Any, operands: Sequence[Any], rules: Mapping[str, Rule]) -> Sequence[Any]:
     """The outputs of an operation on arrays."""
-    if "relu" in rules and _is_relu(operation):
+    if "relu" in rules and is_relu(operation):
         return [rules["relu"](operands[0])]
     if operation.primitive.name == "conv_general_dilated" and _has_fast_form(operation):
         x, kernel = operands
@@ -291,7 +291,7 @@ _WITH_BODIES = {
 }  # the third by its name in older versions, too
 
 
-def _is_relu(operation: Any) -> bool:
+def is_relu(operation: Any) -> bool:
     """Whether it is a function with a custom derivative that is nothing but `max(x, 0)`, as `jax.nn.relu` is."""
     if operation.primitive.name != "custom_jvp_call":
         return False

@@ -23,6 +23,7 @@ ORDER = [
     "discrepancies",
     "similarities",
     "attacks",
+    "certify",
     "defenses",
     "metrics",
     "batches",

@@ -21,7 +21,7 @@ def test_every_config_is_valid_plain_and_buildable(file, method):
         base.validate_config(config)
         assert base.plain_config(config) == json.loads(json.dumps(base.plain_config(config)))
         assert build_network(config).input_shape == data.DATASETS[config.dataset].image_shape
-        assert (base.defense_of(config).inner is None) == (method in ("normal", "gradient_norm", "saliency_norm"))
+        assert (base.defense_of(config).inner is None) == (method in ("normal", "gradient_norm", "saliency_norm", "cure", "hessian_norm"))
 
 
 def test_the_papers_hyper_parameters():

@@ -128,10 +128,14 @@ def test_unknown_names():
         find_measure("math:pi")
 
 
+# Their presets differ in the images alone.
+IMAGES_ALONE = ("inversion", "topk_overlap", "autoattack", "diagnose", "explanations", "map_attacks", "certify")
+
+
 @pytest.mark.parametrize("name", MEASURES)
 def test_every_measure_says_how_it_is_measured(name):
     """Two presets with other settings are described differently."""
     measure = MEASURES[name]
     texts = {measure.describe(preset) for preset in measure.presets.values()}
-    assert len(texts) == 2 or name in ("inversion", "topk_overlap", "autoattack", "diagnose")  # these differ in their images alone
+    assert len(texts) == 2 or name in IMAGES_ALONE
     assert measure.title and measure.columns

@@ -25,13 +25,16 @@ One = Callable[..., dict[str, Any]]  # `(params, x, label, key, *shared) -> resu
 
 
 def over_images(one: Callable[..., dict[str, Any]]) -> Check:
-    """Pmapped `((params, key data, *shared), images, labels, indices) -> results` of a function of one image."""
+    """Pmapped `((params, key data, *shared), images, labels, indices, *rows) -> results` of a function of one image.
 
-    def check(shared: tuple[Any, ...], images: Array, labels: Array, indices: Array) -> dict[str, Any]:
+    one: `(params, x, label, key, *shared, *rows of the image)`.
+    """
+
+    def check(shared: tuple[Any, ...], images: Array, labels: Array, indices: Array, *rows: Array) -> dict[str, Any]:
         params, key_data, *more = shared
         key = jax.random.wrap_key_data(jnp.asarray(key_data))
-        of_image = lambda x, label, index: one(params, x, label, jax.random.fold_in(key, index), *more)  # noqa: E731
-        return jax.vmap(of_image)(to_unit(images), labels, indices)
+        of_image = lambda x, label, index, *row: one(params, x, label, jax.random.fold_in(key, index), *more, *row)  # noqa: E731
+        return jax.vmap(of_image)(to_unit(images), labels, indices, *rows)
 
     return devices.pmap_full_precision(check)
 

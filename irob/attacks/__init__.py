@@ -11,7 +11,7 @@ objectives          what attacks ascend, made of logits; expectation over transf
 ensembles           AutoAttack: which attacks in which order
 minimal             the smallest radius at which an attack succeeds
 sneaking            changes the prediction and hides from a discrepancy of the maps
-top_k_map           changes the map and keeps the prediction
+on_maps             MAP_ATTACKS: change the map, or hide in it, while the prediction stays or changes
 inversion           images that drive one unit of the representation
 unforeseen          attacks that were not part of the training: JPEG, elastic, fog, Gabor noise, snow
 """
@@ -26,6 +26,7 @@ from irob.attacks.hop_skip_jump import HopSkipJump
 from irob.attacks.inversion import invert, mean_activation
 from irob.attacks.minimal import Bisection, MinimalPerturbation, bisect, smallest_eps
 from irob.attacks.objectives import OBJECTIVES, expectation, nearest_boundary, straight_through, targeted, transferred, untargeted
+from irob.attacks.on_maps import MAP_ATTACKS, Given, MapAttack, copying, keeps, leaves, map_attack, reaches, top_k_map_attack
 from irob.attacks.projected_gradient import (
     PGD,
     STEP_SIZES,
@@ -41,7 +42,6 @@ from irob.attacks.projected_gradient import (
 from irob.attacks.sneaking import SneakingResult, smallest_discrepancy, sneaking_attack
 from irob.attacks.square import Square
 from irob.attacks.table import ATTACKS
-from irob.attacks.top_k_map import top_k_map_attack
 from irob.attacks.unforeseen import UNFORESEEN, UnforeseenAttack, Variation
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "FAB",
     "L1",
     "L2",
+    "MAP_ATTACKS",
     "OBJECTIVES",
     "PGD",
     "STEP_SIZES",
@@ -61,9 +62,11 @@ __all__ = [
     "Bisection",
     "CarliniWagner",
     "DeepFool",
+    "Given",
     "GradientCounts",
     "HopSkipJump",
     "LInf",
+    "MapAttack",
     "MinimalPerturbation",
     "NormBall",
     "SneakingResult",
@@ -76,14 +79,19 @@ __all__ = [
     "bisect",
     "compiled_pgd",
     "constant_steps",
+    "copying",
     "decaying_steps",
     "expectation",
     "invert",
+    "keeps",
     "last_of_pgd",
+    "leaves",
+    "map_attack",
     "mean_activation",
     "nearest_boundary",
     "pgd",
     "pgd_step",
+    "reaches",
     "smallest_discrepancy",
     "smallest_eps",
     "sneaking_attack",

@@ -4,9 +4,11 @@ from irob.maps.explainers import (
     EXPLAINERS,
     Explainer,
     ForwardFn,
+    OwnGradients,
     differentiable,
     explainer,
     frozen,
+    map_of_class,
     on_logit_scale,
     on_pixels,
     read_off,
@@ -15,6 +17,7 @@ from irob.maps.explainers import (
 )
 from irob.maps.features import READOUTS, cam, grad_cam, grad_cam_plus_plus, heatmap, layer_cam, scale_to_logits
 from irob.maps.pixels import (
+    Attribution,
     Integrated,
     expected_gradients,
     gauss_legendre,
@@ -27,9 +30,11 @@ from irob.maps.pixels import (
 __all__ = [
     "EXPLAINERS",
     "READOUTS",
+    "Attribution",
     "Explainer",
     "ForwardFn",
     "Integrated",
+    "OwnGradients",
     "cam",
     "differentiable",
     "expected_gradients",
@@ -42,6 +47,7 @@ __all__ = [
     "heatmap",
     "integrated_gradients",
     "layer_cam",
+    "map_of_class",
     "on_logit_scale",
     "on_pixels",
     "read_off",

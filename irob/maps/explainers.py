@@ -13,12 +13,12 @@ images, and LayerCAM, which is Grad-CAM++ for these networks, have no row.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from irob.losses import pick
 from irob.maps.features import READOUTS, scale_to_logits
@@ -161,6 +161,42 @@ def explainer(name: str | Explainer, model: Model, forward: ForwardFn, classes: 
     if classes is not None and not row.by_class:
         raise ValueError("a representation has units for classes: there is no map of a class to choose")
     return row.make(model, forward, classes)
+
+
+class OwnGradients:
+    """A model whose `smooth()` is itself, so that maps on the pixels are of its own gradients, not of those of the softplus network: what is
+    shown and measured, where no attack needs a second derivative.
+    """
+
+    def __init__(self, model: Model):
+        self.model = model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def smooth(self) -> OwnGradients:
+        """Itself: it has no softplus twin."""
+        return self
+
+
+def map_of_class(name: str | Explainer, model: Any, forward: ForwardFn, label: Label) -> Callable[[Image], Float[Array, "h w channels"]]:
+    """`x -> [h, w, c]`, the map of one class: of a feature map `[h, w, 1]`, on the pixels `[H, W, c]`, where channels have their own axis.
+
+    Args:
+      name, forward: as in `explainer`, which says what is raised.
+      model: the network; for a map of its own gradients `OwnGradients(model)`.
+      label: the class.
+    """
+    row = EXPLAINERS[name] if isinstance(name, str) and name in EXPLAINERS else name
+    explain = explainer(row, model, forward, jnp.asarray(label)[None])
+    height, width, channels = model.input_shape
+
+    def of_image(x: Image) -> Array:
+        found = explain(x).maps
+        on_the_pixels = found.shape[:2] == (height, width * channels)
+        return found.reshape(height, width, channels) if on_the_pixels else found
+
+    return of_image
 
 
 def shape_of_maps(name: str | Explainer, model: Model, params: Params) -> tuple[int, int, int]:

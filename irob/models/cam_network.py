@@ -289,9 +289,14 @@ def _squares(h: Float[Array, "H W K"], width: int) -> Float[Array, "h w K square
 
 
 def _max_pool(h: Float[Array, "H W K"], width: int) -> Float[Array, "h w K"]:
-    squares = _squares(h, width)
-    first_maximum = jnp.argmax(squares, axis=-1, keepdims=True) == jnp.arange(width * width)
-    return jnp.sum(jnp.where(first_maximum, squares, 0.0), axis=-1)
+    return first_maximum(_squares(h, width))
+
+
+@jax.jit
+def first_maximum(squares: Float[Array, "h w K squares"]) -> Float[Array, "h w K"]:
+    """The maximum over the last axis, whose gradient goes to the first of equal ones. By its name `certify` knows it."""
+    largest = jnp.argmax(squares, axis=-1, keepdims=True) == jnp.arange(squares.shape[-1])
+    return jnp.sum(jnp.where(largest, squares, 0.0), axis=-1)
 
 
 def _fit(h: Float[Array, "H W I"], shape: tuple[int, ...]) -> Float[Array, "h w O"]:
