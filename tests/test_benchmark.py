@@ -10,7 +10,7 @@ import pytest
 
 import irob
 from experiments import benchmark
-from experiments.benchmarks import attack_groups, floors, scaling, timing, training_groups
+from experiments.benchmarks import attack_groups, explanation_groups, floors, scaling, timing, training_groups
 from irob.models import MODELS
 from irob.models.cam_network import CAMNetwork, Conv, MaxPool
 
@@ -114,6 +114,20 @@ def test_captums_maps_are_ours(what):
     group = attack_groups.explained(what)
     found = {name: run() for name, run in group.peers(*group.arguments).items()}
     assert found and "agree" in group.check({"irob": group.ours(), **found})
+
+
+@pytest.mark.parametrize("name", ["sensitivity", "infidelity"])
+def test_captums_metrics_are_ours(name):
+    pytest.importorskip("captum")
+    group = explanation_groups.explanation_metric(name)
+    found = {each: run() for each, run in group.peers(*group.arguments).items()}
+    assert found and "medians" in group.check({"irob": group.ours(), **found})
+
+
+def test_the_check_of_near_medians_can_fail():
+    assert "irob 1" in explanation_groups.near_medians({"irob": np.ones(3), "other": 1.1 * np.ones(3)})
+    with pytest.raises(RuntimeError, match="not the same"):
+        explanation_groups.near_medians({"irob": np.ones(3), "other": 1.2 * np.ones(3)})
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from experiments.benchmarks.attack_groups import explained, pgd_200
 from experiments.benchmarks.ensemble_groups import PARTS, ensemble
+from experiments.benchmarks.explanation_groups import explanation_metric
 from experiments.benchmarks.group import Group
 from experiments.benchmarks.own_groups import SIZES, own_network
 from experiments.benchmarks.training_groups import LARGE_STEPS, STEPS, training_step_group
@@ -16,6 +17,8 @@ GROUPS: dict[str, Callable[[], Group]] = {
     **{name: functools.partial(ensemble, name) for name in PARTS},
     "ig": functools.partial(explained, "ig"),
     "grad_cam": functools.partial(explained, "grad_cam"),
+    "sensitivity": functools.partial(explanation_metric, "sensitivity"),
+    "infidelity": functools.partial(explanation_metric, "infidelity"),
 }
 # On accelerators, or where asked for: attacks in half of the precision, and networks that keep a CPU busy for minutes.
 ACCELERATOR_GROUPS: dict[str, Callable[[], Group]] = {
