@@ -292,13 +292,14 @@ _WITH_BODIES = {
 
 
 def is_relu(operation: Any) -> bool:
-    """Whether it is a function with a custom derivative that is nothing but `max(x, 0)`, as `jax.nn.relu` is."""
-    if operation.primitive.name != "custom_jvp_call":
+    """Whether it is a function of one array with a custom derivative that is nothing but `max(x, 0)`, as `jax.nn.relu` is."""
+    if operation.primitive.name != "custom_jvp_call" or len(operation.invars) != 1:
         return False
-    inside = operation.params["call_jaxpr"].jaxpr.eqns
-    while len(inside) == 1 and inside[0].primitive.name == "jit":
-        inside = inside[0].params["jaxpr"].jaxpr.eqns
-    if len(inside) != 1 or inside[0].primitive.name != "max":
+    body = operation.params["call_jaxpr"].jaxpr
+    while len(body.eqns) == 1 and body.eqns[0].primitive.name == "jit" and list(body.outvars) == list(body.eqns[0].outvars):
+        body = body.eqns[0].params["jaxpr"].jaxpr
+    inside = body.eqns
+    if len(inside) != 1 or inside[0].primitive.name != "max" or list(body.outvars) != list(inside[0].outvars):
         return False
     return any(isinstance(v, core.Literal) and v.val == 0 for v in inside[0].invars)
 

@@ -651,6 +651,21 @@ def test_hop_skip_jump_comes_near_to_the_smallest_perturbation(norm):
     np.testing.assert_allclose(found, walks[0].distance, rtol=1e-5)
 
 
+def test_hop_skip_jump_moves_along_the_boundary_of_many_pixels():
+    """A linear boundary at distance 0.1 of a whole image, where the first point of the boundary is four times as far."""
+    w = np.random.default_rng(0).choice([-1.0, 1.0], size=(28, 28, 1)).astype(np.float32)
+    x = np.full((28, 28, 1), 0.5, np.float32)
+    value = lambda z: jnp.sum(w * (z - x)) - 0.1 * x.size
+    found = jax.jit(
+        lambda: HopSkipJump().smallest(lambda z: (value(z),) * 2, LInf(1.0), x, key=KEY(), num_steps=6000, start=(w > 0) * 1.0)
+    )()
+    assert found.found.score > 0 and 0.1 * (1 - 1e-4) <= found.distance <= 0.2
+    noisy = jax.jit(
+        lambda: HopSkipJump().smallest(lambda z: (value(z),) * 2, LInf(1.0), x, key=KEY(), num_steps=1, start=jnp.where(w > 0, 1.0, 0.35))
+    )()
+    assert noisy.distance >= found.distance * (1 - 1e-4)
+
+
 def test_hop_skip_jump_stays_where_nothing_succeeds():
     x = np.full((2, 3, 2), 0.5, np.float32)
     found = HopSkipJump()(lambda z: (0.0, jnp.float32(-1.0)), LInf(0.1), x, key=KEY(), num_steps=300)

@@ -95,6 +95,29 @@ def test_no_point_of_the_ball_leaves_its_bounds(name, norm):
     assert certified(margins, label) == (np.delete(np.asarray(margins), label) > 0).all()
 
 
+def test_what_only_looks_like_a_rectifier_or_a_maximum():
+    @jax.custom_jvp
+    def gate(x, y):
+        return jnp.maximum(y, 0.0)
+
+    @jax.jit
+    def first_maximum(z):
+        return -z
+
+    gate.defjvp(lambda primals, tangents: (gate(*primals), tangents[1]))
+    box = Interval(jnp.array([-0.1]), jnp.array([0.1]))
+    bounds = interval_bounds(lambda x: gate(x + 10.0, x), box)
+    np.testing.assert_allclose([bounds.lower, bounds.upper], [[0.0], [0.1]], atol=1e-6)
+    bounds = interval_bounds(first_maximum, box)
+    np.testing.assert_allclose([bounds.lower, bounds.upper], [[-0.1], [0.1]], atol=1e-6)
+
+
+def test_a_label_that_is_no_class_is_not_certified(unchecked):
+    explain, x = NETWORKS["small"](0), image(0)
+    for label in (jnp.int32(-1), jnp.int32(CLASSES)):
+        assert not jax.jit(lambda label: certified(margin_bounds(explain, LInf(0.0), x, label), label))(label)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_without_a_radius_bounds_are_values(name):
     explain, x = NETWORKS[name](1), image(1)
@@ -160,6 +183,14 @@ def test_maps_that_cannot_move_far_certify_the_prediction():
 def test_networks_without_bounds_are_named():
     with pytest.raises(NotImplementedError, match="'tanh'"):
         interval_bounds(jnp.tanh, Interval(jnp.zeros(2), jnp.ones(2)))
+    for rounded in (lambda x: (4.0 * x).astype(jnp.int32) / 4.0, lambda x: x.astype(jnp.bfloat16).astype(jnp.float32)):
+        with pytest.raises(NotImplementedError, match="'convert_element_type'"):
+            interval_bounds(rounded, Interval(jnp.zeros(2), jnp.ones(2)))
+    for filled in (lambda x: jnp.take(x, jnp.array([0, 7]), mode="fill", fill_value=-5.0), jax.jit(lambda x: -jnp.maximum(x, x[::-1]))):
+        with pytest.raises(NotImplementedError, match="no bound is known"):
+            interval_bounds(filled, Interval(jnp.zeros(2), jnp.ones(2)))
+    with pytest.raises(ValueError, match=r"in \[0, 1\]"):
+        box_around(np.array([[[-1.0]]], np.float32), 0.1)
     with pytest.raises(NotImplementedError, match="'mul'"):
         interval_bounds(lambda x: x * x, Interval(jnp.zeros(2), jnp.ones(2)))
     with pytest.raises(ValueError, match="not for"):

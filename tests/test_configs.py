@@ -24,6 +24,13 @@ def test_every_config_is_valid_plain_and_buildable(file, method):
         assert (base.defense_of(config).inner is None) == (method in ("normal", "gradient_norm", "saliency_norm", "cure", "hessian_norm"))
 
 
+def test_bounds_are_trained_in_linf_alone():
+    config = base.load_config("digits:ibp")
+    config.attack.norm = "l2"
+    with pytest.raises(UserError, match=r"config\.attack\.norm = 'l2': ibp is defined in linf"):
+        base.validate_config(config)
+
+
 def test_the_papers_hyper_parameters():
     """Section 4.5 of the authors' system; the attack step of Restricted ImageNet is the one that is corrected."""
     table = {

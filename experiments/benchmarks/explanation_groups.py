@@ -51,7 +51,7 @@ def near_medians(found: "dict[str, np.ndarray]") -> str:
 
 
 def metric_peers(name: str, params: "Params", x: "np.ndarray", labels: "np.ndarray") -> dict[str, Callable[[], Any]]:
-    """The same by captum."""
+    """The same metric by captum, on the same images."""
     if not installed("torch", "captum"):
         return {}
     import numpy as np

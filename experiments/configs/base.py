@@ -262,6 +262,10 @@ def validate_config(config: ml_collections.ConfigDict, num_devices: int = 1) -> 
         f"config.map = {values['map']!r}: {values['method']} compares no maps: {', '.join(_map_methods())} do",
     )
     refuse(
+        bool(defense.norms) and values["attack.norm"] not in defense.norms,
+        f"config.attack.norm = {values['attack.norm']!r}: {values['method']} is defined in {', '.join(defense.norms)}",
+    )
+    refuse(
         defense.compares_maps and not find(EXPLAINERS, values["map"], "map").by_class,
         f"config.map = {values['map']!r}: {values['method']} compares maps of classes, and this one has none",
     )

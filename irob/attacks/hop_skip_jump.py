@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,12 +19,15 @@ class HopSkipJump(NamedTuple):
     """HopSkipJump as an `Attack`. Of its objective it sees only whether the score is positive, phi(x') = 1 or -1. From a point that succeeds:
 
         x_k = the nearest to x that succeeds, of the projections of x'_k on balls around x, by bisection of the radius
-        g_k = mean_b (phi(x_k + r / n u_b) - mean phi) u_b,    u_b uniform on the sphere of radius 1 in l2, r = ||x_k - x||, n the number of pixels
+        g_k = mean_b (phi(x_k + w u_b) - mean phi) u_b,    u_b uniform on the sphere of radius 1 in l2, w = max(r / n, 2e-7 n), r = ||x_k - x||
         x'_{k+1} = x_k + 2^-j r / sqrt(k) along the steepest ascent of <g_k, .>,    with the smallest j that succeeds
 
-    draws: b. (The authors take 100 sqrt(k).)
+    with n the number of pixels; the second width is what float32 can resolve. Bisection takes 2 log2 n rounds: along the boundary's normal it must be
+    finer than the draws.
+
+    draws: b. (The authors take 100 sqrt(k), and a width of the distance before the bisection.)
     starts: images of uniform noise, the first of which that succeeds is x'_1; where a start is given that succeeds, it is.
-    rounds: of the bisection. halvings: largest j.
+    halvings: largest j.
 
     num_steps counts queries; there is at least one k. The result is the nearest point that succeeds, if it lies in the ball, otherwise x. `smallest`
     has the point at any distance.
@@ -34,7 +38,6 @@ class HopSkipJump(NamedTuple):
 
     draws: int = 100
     starts: int = 100
-    rounds: int = 16
     halvings: int = 10
 
     def __call__(
@@ -52,14 +55,15 @@ class HopSkipJump(NamedTuple):
         start_key, walk_key = jax.random.split(key)
         first = _first_success(score, jax.random.uniform(start_key, (self.starts, *x.shape), x.dtype), start)
         walk = at_start(first).recorded(ball, x, first, score(first))
-        times = max((num_steps - self.starts) // (self.draws + self.rounds + self.halvings + 2), 1)
+        rounds = math.ceil(2.0 * math.log2(max(x.size, 2)))
+        times = max((num_steps - self.starts - rounds - 3) // (self.draws + rounds + self.halvings + 2), 1)
 
         def step(walk: Walk, given: tuple[Array, PRNGKey]) -> tuple[Walk, None]:
             number, key = given
-            near = self._nearest(score, ball, x, walk.x_adv)
+            near = self._nearest(score, ball, x, walk.x_adv, rounds)
             walk = walk.recorded(ball, x, near, score(near))
             size = ball.length(near - x)
-            normal = self._normal(score, near, size / x.size, key)
+            normal = self._normal(score, near, jnp.maximum(size / x.size, 2e-7 * x.size), key)
             jumps = jnp.clip(
                 jax.vmap(lambda j: ball.ascend(near, normal, 2.0**-j * size / jnp.sqrt(number)))(jnp.arange(self.halvings + 1.0)), 0.0, 1.0
             )
@@ -69,10 +73,10 @@ class HopSkipJump(NamedTuple):
 
         numbers = jnp.arange(1, times + 1).astype(x.dtype)
         walk, _ = jax.lax.scan(step, walk, (numbers, jax.random.split(walk_key, times)))
-        last = self._nearest(score, ball, x, walk.x_adv)
+        last = self._nearest(score, ball, x, walk.x_adv, rounds)
         return walk.recorded(ball, x, last, score(last))
 
-    def _nearest(self, score: Callable[[Point], Scalar], ball: Any, x: Point, far: Point) -> Point:
+    def _nearest(self, score: Callable[[Point], Scalar], ball: Any, x: Point, far: Point, rounds: int) -> Point:
         """Of the projections of a point that succeeds on smaller balls, the nearest that bisection finds to succeed; the point itself if none."""
 
         def on(radius: Scalar) -> Point:
@@ -88,7 +92,7 @@ class HopSkipJump(NamedTuple):
             ), None  # fmt: skip
 
         bounds = jnp.zeros((), x.dtype), ball.length(far - x), far
-        return jax.lax.scan(halve, bounds, None, length=self.rounds)[0][2]
+        return jax.lax.scan(halve, bounds, None, length=rounds)[0][2]
 
     def _normal(self, score: Callable[[Point], Scalar], point: Point, width: Scalar, key: PRNGKey) -> Point:
         """The direction in which decisions change, estimated from draws around a point of the boundary."""

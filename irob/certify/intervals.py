@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from irob.attacks.balls import checked_center, checked_radius
 from irob.certify.program import PRODUCTS, Node, Program, bound_operation, traced
 from irob.types import Array, Point, Scalar
 
@@ -30,10 +31,13 @@ class Interval(NamedTuple):
 def box_around(x: Point, eps: Scalar) -> Interval:
     """`[max(x - eps, 0), min(x + eps, 1)]`, the smallest box of pixels in [0, 1] with every perturbation of length eps, in l-inf, l2 and l1.
 
+    Raises:
+      ValueError: for a radius that is negative, and pixels that are not in [0, 1].
+
     >>> box_around(jnp.array([[[0.1]]]), 0.25).lower.tolist()
     [[[0.0]]]
     """
-    x = jnp.asarray(x)
+    x, eps = jnp.asarray(checked_center(x)), checked_radius(eps)
     return Interval(jnp.clip(x - eps, 0.0, 1.0), jnp.clip(x + eps, 0.0, 1.0))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
@@ -12,6 +11,8 @@ from jaxtyping import Float
 from irob.attacks import Ball
 from irob.certify.intervals import Interval, box_around, interval_bounds
 from irob.certify.linear import linear_lower_bounds
+from irob.discrepancies import one_class
+from irob.losses import is_class, pick
 from irob.maps.features import scale_to_logits
 from irob.types import Array, Explain, Image, Label, Maps
 
@@ -37,15 +38,16 @@ def margin_bounds(explain: Explain, ball: Ball, x: Image, label: Label) -> Float
     """
     logits: Interval = interval_bounds(explain, box_around(x, ball.eps)).logits
     count = logits.lower.shape[0]
-    differences = jax.nn.one_hot(label, count, dtype=logits.lower.dtype) - jnp.eye(count, dtype=logits.lower.dtype)
+    differences = one_class(label, count).astype(logits.lower.dtype) - jnp.eye(count, dtype=logits.lower.dtype)
     linear = linear_lower_bounds(lambda z: explain(z).logits, differences, ball, x)
-    by_intervals = logits.lower[label] - logits.upper
-    return jnp.where(jnp.arange(count) == label, 0.0, jnp.maximum(linear, by_intervals))
+    by_intervals = pick(logits.lower, label) - logits.upper
+    return jnp.where(is_class(label, count), 0.0, jnp.maximum(linear, by_intervals))
 
 
 def certified(margins: Float[Array, " C"], label: Label) -> Array:
     """Whether all margins of `margin_bounds` but that of the label itself are positive."""
-    return jnp.all((margins > 0.0) | (jnp.arange(len(margins)) == label))
+    true = is_class(label, len(margins))
+    return jnp.all((margins > 0.0) | true) & jnp.any(true)
 
 
 def map_bounds(explain: Explain, ball: Ball, x: Image) -> Interval:
@@ -82,7 +84,7 @@ def discrepancy_bound(clean_maps: Maps, bounds: Interval, logits: Array, label: 
     `1/2 (U_t + U_j)` is less, for every j, no attack of the ball does: the prediction is certified by the interpretation alone.
 
     Args:
-      clean_maps: M(x), raw.
+      clean_maps: M(x), raw: their means over positions must be the logits, up to a constant. If they are not, nothing is certified.
       bounds: of `map_bounds`.
       logits: f(x).
       label: t.
@@ -99,6 +101,10 @@ def discrepancy_bound(clean_maps: Maps, bounds: Interval, logits: Array, label: 
     ([0.5, 0.5], 0.5, True)
     """
     by_class = jnp.sum(scale_to_logits(jnp.maximum(bounds.upper - clean_maps, clean_maps - bounds.lower)), axis=(0, 1))
-    others = jnp.arange(len(logits)) != label
-    moved, half_gap = 0.5 * (by_class[label] + by_class), 0.5 * (logits[label] - logits)
-    return DiscrepancyBound(by_class, jnp.max(jnp.where(others, moved, -jnp.inf)), jnp.all(jnp.where(others, moved < half_gap, True)))
+    others = ~is_class(label, len(logits))
+    moved, gaps = 0.5 * (pick(by_class, label) + by_class), pick(logits, label) - logits
+    means = jnp.mean(clean_maps, axis=(0, 1))
+    of_means = pick(means, label) - means
+    complete = jnp.all(jnp.abs(of_means - gaps) <= 1e-3 * (1.0 + jnp.max(jnp.abs(logits))))
+    certain = complete & jnp.all(jnp.where(others, moved < 0.5 * gaps, True)) & ~jnp.all(others)
+    return DiscrepancyBound(by_class, jnp.max(jnp.where(others, moved, -jnp.inf)), certain)

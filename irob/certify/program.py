@@ -32,18 +32,7 @@ Affine = Callable[[Any, Sequence[Any]], Sequence[Any]]  # (operation, operands) 
 Nonlinear = Callable[[Node, Any], Any]  # (node, operand) -> output
 
 # Affine in what depends on the image, where at most one operand does (two for those of `SUMS`).
-SHAPES = {
-    "reshape",
-    "transpose",
-    "broadcast_in_dim",
-    "squeeze",
-    "expand_dims",
-    "slice",
-    "rev",
-    "convert_element_type",
-    "copy",
-    "reduce_precision",
-}
+SHAPES = {"reshape", "transpose", "broadcast_in_dim", "squeeze", "expand_dims", "slice", "rev", "copy"}
 SUMS = {"add", "add_any", "sub", "neg", "reduce_sum", "reduce_window_sum", "cumsum", "concatenate", "stack", "pad", "select_n"}
 PRODUCTS = {"mul", "div", "dot_general", "conv_general_dilated"}
 GATHERS = {"gather", "dynamic_slice"}
@@ -97,7 +86,11 @@ class _Walker:
             return bound_operation(operation, operands)
         if is_relu(operation):
             return [self.node(lambda z: jnp.maximum(z, 0.0), varying[0])]
-        if name == "jit" and params["name"] == "first_maximum":
+        if name == "convert_element_type" and _keeps_values(operation):
+            return self.affine(operation, operands)
+        if name in GATHERS and (varying[0] is not operands[0] or len(varying) > 1 or params.get("fill_value") is not None):
+            raise NotImplementedError("no bound is known of positions that depend on the image, or that are filled in")
+        if name == "jit" and params["name"] == "first_maximum" and _is_first_maximum(operation):
             return [self.node(lambda z: jnp.max(z, axis=-1), varying[0], reduces=True)]
         if name in ("jit", "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr", "remat2", "checkpoint", "pjit"):
             body = next(params[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in params)
@@ -131,3 +124,19 @@ def bound_operation(operation: Any, operands: Sequence[Any]) -> Sequence[Any]:
     primitive = operation.primitive
     outputs = primitive.bind(*operands, **primitive.get_bind_params(operation.params))
     return outputs if primitive.multiple_results else [outputs]
+
+
+def _keeps_values(operation: Any) -> bool:
+    """Whether a conversion is from floats to floats that have all of these numbers."""
+    before, after = operation.invars[0].aval.dtype, operation.outvars[0].aval.dtype
+    if not (jnp.issubdtype(before, jnp.floating) and jnp.issubdtype(after, jnp.floating)):
+        return False
+    return bool(jnp.finfo(after).nmant >= jnp.finfo(before).nmant and jnp.finfo(after).maxexp >= jnp.finfo(before).maxexp)
+
+
+def _is_first_maximum(operation: Any) -> bool:
+    """Whether it is `models.cam_network.first_maximum`, over the last axis, and not another function of that name."""
+    body, operand, out = operation.params["jaxpr"].jaxpr, operation.invars[0].aval, operation.outvars[0].aval
+    names = [inside.primitive.name for inside in body.eqns]
+    last = [inside.params["axes"] for inside in body.eqns if inside.primitive.name == "argmax"]
+    return len(operation.invars) == 1 and "reduce_sum" in names and last == [(operand.ndim - 1,)] and out.shape == operand.shape[:-1]

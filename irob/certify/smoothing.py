@@ -113,10 +113,10 @@ def smoothed_top(attribute: Callable[[Image], Array], x: Image, key: PRNGKey, *,
 
     def one(total: jax.Array, key: jax.Array) -> tuple[jax.Array, None]:
         found = jnp.ravel(attribute(x + sigma * jax.random.normal(key, x.shape, x.dtype)))
-        return total.at[jax.lax.top_k(found, top)[1]].add(1.0), None
+        return total.at[jax.lax.top_k(found, top)[1]].add(1), None
 
     n = int(np.prod(jax.eval_shape(attribute, x).shape))
-    return jax.lax.scan(one, jnp.zeros(n, x.dtype), jax.random.split(key, draws))[0] / draws
+    return jax.lax.scan(one, jnp.zeros(n, jnp.int32), jax.random.split(key, draws))[0] / draws
 
 
 def certified_overlap(means: Float[Array, " n"], k: int, radius: float, *, sigma: float, draws: int, alpha: float = 0.001) -> int:

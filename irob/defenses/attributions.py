@@ -1,4 +1,8 @@
-"""Defenses of attributions: of saliency maps and integrated gradients, as they were published."""
+"""Defenses of attributions: of saliency maps and integrated gradients.
+
+Gradients of a rectified network are constant in pieces, so an attack sees attributions move only as far as they are multiplied with the image, and
+not at all where they are not (`art`). The authors of ART take the gradients of a softplus network; give a network with smooth activations for that.
+"""
 
 from __future__ import annotations
 
@@ -42,13 +46,13 @@ def far(weight: float = 1.0, points: int = 5) -> Defense:
     clean loss. They leave distance and weight open; here `1 - r`, with 5 points of the path.
     """
     change = scaled(weight, attribution_distance(points))
-    return from_path_terms(change, total(_loss_at(0), change), points)
+    return from_path_terms(change, total(_loss_at(0), change))
 
 
 def far_adv(weight: float = 1.0, points: int = 5) -> Defense:
     """FAR's AdvAAT (Ivankay et al. 2020, https://arxiv.org/abs/2010.07393, sec. 4): the same with the adversarial loss in both places."""
     both = total(_loss_at(1), scaled(weight, attribution_distance(points)))
-    return from_path_terms(both, both, points)
+    return from_path_terms(both, both)
 
 
 # --- ART ------------------------------------------------------------------------------------------------------------------------------------
@@ -77,18 +81,18 @@ def _cosine(a: Array, b: Array) -> Scalar:
 
 
 def art(weight: float = 0.5) -> Defense:
-    """ART: attributional robustness by spatial alignment (Singh et al. 2020, https://arxiv.org/abs/1911.13073, eq. 8 and algorithm 1): the attack
+    """ART: attributional robustness by spatial alignment (Singh et al. 2020, https://arxiv.org/abs/1911.13073): the attack
     ascends the misalignment, training descends it and the loss, both at x'.
     """
     term = lambda explain, x, x_adv, label: misalignment(explain, x_adv, label)  # noqa: E731
-    return from_path_terms(term, total(_loss_at(1), scaled(weight, term)))
+    return from_path_terms(term, total(_loss_at(1), scaled(weight, term)), gradients=2)
 
 
 # --- curvature ------------------------------------------------------------------------------------------------------------------------------
 
 
 def cure(weight: float = 4.0, step: float = 1.5) -> Defense:
-    """CURE: small curvature of the loss along its gradient's signs (Moosavi-Dezfooli et al. 2019, https://arxiv.org/abs/1811.09716, eq. 6; their
+    """CURE: small curvature of the loss along its gradient's signs (Moosavi-Dezfooli et al. 2019, https://arxiv.org/abs/1811.09716; their
     weight and step on CIFAR-10):
 
         CE(x) + weight || d CE(x + step z) / dx - d CE(x) / dx ||_2^2,    z = sign(d CE(x) / dx) over its l2 length
@@ -107,9 +111,11 @@ def cure(weight: float = 4.0, step: float = 1.5) -> Defense:
 
 def hessian_norm(weight: float = 0.01, draws: int = 1) -> Defense:
     """A small derivative of the map of the true class: of the saliency of the softplus network (`config.map = "saliency"`), whose derivative is the
-    Hessian H of its logit, `||H||_F^2` (Dombrowski et al. 2022, https://arxiv.org/abs/2012.10425, eq. 12), estimated as they do:
+    Hessian H of its logit, `||H||_F^2` (Dombrowski et al. 2022, https://arxiv.org/abs/2012.10425), estimated at random:
 
-        CE(x) + weight E_v || d M_t(x + s v) / ds at s = 0 ||_2^2,    v ~ N(0, 1), drawn for each image
+        CE(x) + weight E_v || d M_t(x + s v) / ds at s = 0 ||_2^2,    v ~ N(0, 1), drawn by the pixels: augmented images have others each time
+
+    Of class activation maps, the default, it is their derivative, no Hessian.
     """
 
     def outer(explain: Explain, x: Image, x_adv: Image, label: Label) -> Scalar:

@@ -25,6 +25,7 @@ class Defense(NamedTuple):
     gradients: how many times the activations of x and x' are stored at once for the backward pass: 1 without input gradients, else the number of
       gradients at a time.
     per_class: whether it is that number for each class.
+    norms: of the attack, that it is defined for; () for all.
     """
 
     inner: Callable[[Explain, Image, Label], Objective] | None
@@ -32,6 +33,7 @@ class Defense(NamedTuple):
     compares_maps: bool = False
     gradients: int = 1
     per_class: bool = False
+    norms: tuple[str, ...] = ()
 
 
 def from_terms(ascend: Term | None, descend: Term, compares_maps: bool = False) -> Defense:

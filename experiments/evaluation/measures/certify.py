@@ -16,7 +16,7 @@ import numpy as np
 
 from experiments.evaluation.engine import Check, Evaluation
 from experiments.evaluation.examples import First
-from experiments.evaluation.maps import MAPS, check_k, check_maps
+from experiments.evaluation.maps import MAPS, check_k, check_maps, positions_of
 from experiments.evaluation.measure import Measure, Measured
 from experiments.evaluation.options import MeasureOptions, option
 from experiments.evaluation.probes import over_images
@@ -42,7 +42,7 @@ from irob.certify import (
 )
 from irob.maps import EXPLAINERS, OwnGradients, frozen, map_of_class
 from irob.paper import PaperDraw
-from irob.types import Image, Label, Model, Params, PRNGKey, Scalar
+from irob.types import Array, Image, Label, Model, Params, PRNGKey, Scalar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Options(MeasureOptions):
     bounds: bool = option(True, boolean(), "whether bounds are computed")
     bound_maps: bool = option(True, boolean(), "whether bounds of the maps are, too, two linear bounds for each of their entries")
     smoothing_sigma: float = option(0.25, number(), "of the noise of randomized smoothing; 0: none")
-    smoothing_draws: int = option(10_000, integer(100, limit=10**8), "of noise that bound the proportion of a class")
-    selection_draws: int = option(100, integer(1, limit=10**8), "of noise that choose the class")
+    smoothing_draws: int = option(10_000, integer(100, limit=10**7), "of noise that bound the proportion of a class")
+    selection_draws: int = option(100, integer(1, limit=10**7), "of noise that choose the class; ten times as many for smoothed maps")
     alpha: float = option(0.001, number(positive=True, below=1.0), "certificates of smoothing fail with at most this probability, each")
     radii: tuple[float, ...] = option((0.0, 0.25, 0.5, 1.0), several(number(), 1), "in l2, of smoothing")
     map: tuple[str, ...] = option(("saliency",), MAPS, "maps that are smoothed", in_name=True)
@@ -70,7 +70,8 @@ def describe(options: Options) -> str:
         if options.smoothing_sigma
         else "no smoothing"
     )
-    return f"{bounds}; {smoothing}; top {options.k} positions of smoothed maps."
+    top = f"top {options.k} positions of smoothed maps of the predicted class, {10 * options.selection_draws} draws"
+    return f"{bounds}; {smoothing}; {top}."
 
 
 def check(evaluation: Evaluation, options: Options) -> None:
@@ -78,14 +79,16 @@ def check(evaluation: Evaluation, options: Options) -> None:
     refuse(not options.bounds and not options.smoothing_sigma, "nothing is to be certified: give --bounds=true or a --smoothing_sigma")
     if options.smoothing_sigma:
         check_maps(evaluation, options.map)
-        check_k(evaluation, options.map, 2 * options.k)
+        check_k(evaluation, options.map, options.k)
+        positions = min(positions_of(evaluation, name) for name in options.map)
+        refuse(2 * options.k > positions, f"--k={options.k} must be at most half of the {positions} positions of a map")
     if options.bounds:
         refuse(evaluation.norm not in BALLS, f"bounds are known for {', '.join(BALLS)}, not for {evaluation.norm}: give --bounds=false")
         refuse(not any(eps > 0 for eps in evaluation.eps), "bounds need an eps > 0: give --eps, or --bounds=false")
         network, params = evaluation.network, evaluation.model.params
         try:
             jax.eval_shape(lambda x: interval_bounds(network.frozen(params), box_around(x, 0.1)), jnp.zeros(network.input_shape))
-        except NotImplementedError as error:
+        except (NotImplementedError, TypeError) as error:
             raise UserError(f"{one_line(error, 300)}; give --bounds=false for smoothing alone") from error
 
 
@@ -196,8 +199,12 @@ def top_check(network: Model, spec: SmoothedMap) -> Check:
     row, own = find(EXPLAINERS, spec.map, "map"), OwnGradients(network)
 
     def one(params: Params, x: Image, label: Label, key: PRNGKey, sigma: Scalar) -> dict[str, Any]:
-        attribute = map_of_class(row, own, frozen(params), predicted_class(network.frozen(params)(x).logits))
-        summed = lambda z: jnp.abs(jnp.sum(attribute(z), axis=-1))  # noqa: E731
+        explain = network.frozen(params)
+
+        def summed(z: Image) -> Array:  # of the class that is predicted there, which is part of what is smoothed
+            predicted = jnp.maximum(predicted_class(explain(z).logits), 0)
+            return jnp.abs(jnp.sum(map_of_class(row, own, frozen(params), predicted)(z), axis=-1))
+
         return {"means": smoothed_top(summed, x, key, sigma=sigma, draws=spec.draws, top=spec.top)}
 
     return over_images(one)

@@ -21,7 +21,7 @@ from experiments.evaluation.options import MeasureOptions, option
 from experiments.evaluation.probes import over_images
 from experiments.reports import figures
 from experiments.reports.entries import Entry, by_label
-from experiments.reports.records import Record, mean_record
+from experiments.reports.records import Record, mean_record, proportion_record
 from experiments.reports.tables import Table, cells, value_text
 from experiments.runtime.errors import UserError, refuse
 from experiments.runtime.names import find
@@ -121,6 +121,7 @@ class MeasuredMap(NamedTuple):
 
 
 BETTER = {name: way for row in METRICS.values() for name, way in row.better.items()} | dict.fromkeys(LOCALIZATION, HIGHER)
+FRESH = 2654435769  # added to the seed, so that the draw is not the one that the training began with
 OF_NETWORK = tuple(name for name, row in OF_ARRAYS.items() if not row.of_map)
 OF_MAP = tuple(name for name, row in OF_ARRAYS.items() if row.of_map and not row.of_baseline)
 OF_BASELINE = tuple(name for name, row in OF_ARRAYS.items() if row.of_baseline)
@@ -131,7 +132,7 @@ def run(evaluation: Evaluation, options: Options) -> Measured:
     indices, key, settings = evaluation.indices(options.images), evaluation.random_key(0), options.settings()
     records: list[Record] = []
     arrays: dict[str, np.ndarray] = {"indices": indices}
-    fresh, layers = evaluation.network.initial_params(evaluation.seed + 1), layers_of(evaluation)
+    fresh, layers = evaluation.network.initial_params((evaluation.seed + FRESH) % 2**32), layers_of(evaluation)
     masks = masks_of(evaluation, options)
 
     def keep(found: dict[str, np.ndarray], **which: str) -> None:
@@ -139,6 +140,9 @@ def run(evaluation: Evaluation, options: Options) -> Measured:
             if metric in BETTER:
                 finite = values[np.isfinite(values)]
                 median = {"median": float(np.median(finite))} if len(finite) else {}
+                if metric == "pointing_game":
+                    records.append(proportion_record(metric, values > 0.5, **which, better=BETTER[metric]))
+                    continue
                 records.append(mean_record(metric, values, **which, better=BETTER[metric], **median))
             if metric != "map":
                 arrays["/".join([*which.values(), metric])] = values
@@ -242,12 +246,15 @@ def tables(title: str, entries: Sequence[Entry]) -> list[Table]:
         for metric, baseline in kinds:
             of_map = {record["map"]: record for record in entry.records(metric) if record.get("baseline", "") == baseline}
             better = next(iter(of_map.values()))["better"]
-            values = [value_text(of_map.get(name, of_map.get(""))) for name in maps]
+            values = [value_text(of_map.get(name, of_map.get("") if name == maps[0] else None)) for name in maps]
             rows.append(cells([entry.label, entry.protocol, metric.replace("_", " "), baseline, better, *values]))
         found.append((rows, maps))
     header = ["network", "protocol", "metric", "baseline", "better", *(found[0][1] if found else [])]
     rows = [row for each, _ in found for row in each]
-    notes = ["`random` and `edges` know nothing of the network: a metric on which they do as well as a map says nothing for the map."]
+    notes = [
+        "`random` and `edges` know nothing of the network: a metric on which they do as well as a map says nothing for the map.",
+        "`alignment` is of the network alone.",
+    ]
     return [Table("explanations", title, header, rows, notes)]
 
 

@@ -96,7 +96,7 @@ def run(evaluation: Evaluation, options: Options) -> Measured:
 def similarity_records(found: dict[str, np.ndarray], **which: Any) -> list[Record]:
     """The proportion of images whose prediction is as demanded, and over these the mean of each similarity."""
     fulfilled = found["fulfilled"]
-    hidden = without_gradient(int(np.sum(found["useless"])))
+    hidden = without_gradient(int(np.sum(found["useless"] & fulfilled)))
     versus = "copied" if find(MAP_ATTACKS, which["attack"], "attack").to_other else "clean"
     similar = [mean_record(name, found[name][fulfilled], **which, versus=versus, **hidden) for name in SIMILARITIES]
     return [proportion_record("fulfilled", fulfilled, **which), *similar]
@@ -116,9 +116,8 @@ def best_of_restarts(
         check_perturbations(found, eps, evaluation.norm, f"damage of {attack}", finite=False)
         better = found["score"] > best["score"] if best else np.ones(len(indices), bool)
         best = {
-            key: np.where(better.reshape(-1, *(1,) * (value.ndim - 1)), value, best.get(key, value))
-            for key, value in {**found, "useless": found["useless"] & best.get("useless", True)}.items()
-        }
+            key: np.where(better.reshape(-1, *(1,) * (value.ndim - 1)), value, best.get(key, value)) for key, value in found.items()
+        } | {"useless": found["useless"] & best.get("useless", True)}
     return best
 
 
@@ -213,7 +212,8 @@ def tables(title: str, entries: Sequence[Entry]) -> list[Table]:
     header = ["network", "protocol", "map", "attack", "eps", "fulfilled", "versus", *(name.replace("_", " ") for name in SIMILARITIES)]
     notes = [
         "Similarity of the clean and the attacked map (`manipulation`: of the attacked map and the one copied), 95% interval, over the images whose"
-        " prediction is as the attack demands (`fulfilled`). Attacks lower it, `manipulation` and `joint` raise it.",
+        " prediction is as the attack demands (`fulfilled`) and whose map is not"
+        " constant (n in the records). Attacks lower it, `manipulation` and `joint` raise it.",
         *coverage(entries),
     ]
     return [Table("map_attacks", title, header, rows, notes)]

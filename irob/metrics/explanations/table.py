@@ -207,8 +207,10 @@ def _stability(s: Explained) -> dict[str, Any]:
 
 
 def _completeness(s: Explained) -> dict[str, Any]:
-    score = lambda x: s.logits(x)[s.label]  # noqa: E731
-    return {"completeness_gap": faithfulness.completeness_gap(score, s.x, jnp.zeros_like(s.x), s.attribute(s.x)).relative}
+    score, found = lambda x: s.logits(x)[s.label], s.attribute(s.x)
+    if found.shape[:2] != s.x.shape[:2]:  # of features: its sum depends on its scale
+        return {}
+    return {"completeness_gap": faithfulness.completeness_gap(score, s.x, jnp.zeros_like(s.x), found).relative}
 
 
 def _randomized(s: Explained) -> dict[str, Any]:
