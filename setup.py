@@ -60,7 +60,7 @@ setup(
         "prepare": ["tensorflow>=2.18"],  # only to download and write data sets; reading needs none
         "tensorboard": ["tensorboard>=2.18"],  # to look at the event files
         # the peers of experiments.benchmark
-        "benchmark": ["torch>=2.8", "captum>=0.8", "foolbox>=3.3", "adversarial-robustness-toolbox>=1.20"],
+        "benchmark": ["torch>=2.8", "captum>=0.8", "quantus>=0.6", "foolbox>=3.3", "adversarial-robustness-toolbox>=1.20"],
         "tensorflow": ["tensorflow>=2.18"],  # one more
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
