@@ -115,7 +115,7 @@ def copying(given_maps: Maps) -> Damage:
     """`-||M(x') - G||_2^2`: the maps become those given.
 
     References:
-      Dombrowski et al. 2019, https://arxiv.org/abs/1906.07983, eq. 3.
+      Dombrowski et al. 2019, https://arxiv.org/abs/1906.07983.
     """
     return lambda maps: -jnp.sum((maps - given_maps) ** 2)
 

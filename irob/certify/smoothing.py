@@ -108,7 +108,7 @@ def smoothed_top(attribute: Callable[[Image], Array], x: Image, key: PRNGKey, *,
       `[n]` in [0, 1].
 
     References:
-      Levine et al. 2019, https://arxiv.org/abs/1905.12105, sec. 4 (sparsified SmoothGrad).
+      Levine et al. 2019, https://arxiv.org/abs/1905.12105 (sparsified SmoothGrad).
     """
 
     def one(total: jax.Array, key: jax.Array) -> tuple[jax.Array, None]:
@@ -141,7 +141,7 @@ def certified_overlap(means: Float[Array, " n"], k: int, radius: float, *, sigma
       ValueError: for k beyond half of the positions.
 
     References:
-      Levine et al. 2019, https://arxiv.org/abs/1905.12105, theorem 1.
+      Levine et al. 2019, https://arxiv.org/abs/1905.12105.
 
     >>> certified_overlap(np.array([1.0, 1.0, 0.0, 0.0]), 2, 0.0, sigma=0.5, draws=1000)
     2

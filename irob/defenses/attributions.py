@@ -42,7 +42,7 @@ def attribution_distance(points: int) -> Callable[..., Scalar]:
 
 
 def far(weight: float = 1.0, points: int = 5) -> Defense:
-    """FAR's adversarial attributional training, AAT (Ivankay et al. 2020, https://arxiv.org/abs/2010.07393, sec. 4): a stable attribution, and the
+    """FAR's adversarial attributional training, AAT (Ivankay et al. 2020, https://arxiv.org/abs/2010.07393): a stable attribution, and the
     clean loss. They leave distance and weight open; here `1 - r`, with 5 points of the path.
     """
     change = scaled(weight, attribution_distance(points))
@@ -50,7 +50,7 @@ def far(weight: float = 1.0, points: int = 5) -> Defense:
 
 
 def far_adv(weight: float = 1.0, points: int = 5) -> Defense:
-    """FAR's AdvAAT (Ivankay et al. 2020, https://arxiv.org/abs/2010.07393, sec. 4): the same with the adversarial loss in both places."""
+    """FAR's AdvAAT (Ivankay et al. 2020, https://arxiv.org/abs/2010.07393): the same with the adversarial loss in both places."""
     both = total(_loss_at(1), scaled(weight, attribution_distance(points)))
     return from_path_terms(both, both)
 

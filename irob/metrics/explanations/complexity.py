@@ -52,7 +52,7 @@ def gini(attribution: Array) -> Scalar:
       A scalar from 0, all sizes equal, to 1 - 1/n, all in one position; NaN for a map of zeros.
 
     References:
-      Chalasani et al. 2020, https://arxiv.org/abs/1810.06583, sec. 4.
+      Chalasani et al. 2020, https://arxiv.org/abs/1810.06583.
 
     >>> float(gini(jnp.array([0.0, 0.0, 0.0, -2.0])))
     0.75

@@ -96,7 +96,7 @@ def faithfulness_correlation(
       ValueError: for more positions than there are.
 
     References:
-      Bhatt et al. 2020, https://arxiv.org/abs/2005.00631, eq. 5 (size and number of Quantus).
+      Bhatt et al. 2020, https://arxiv.org/abs/2005.00631 (size and number of Quantus).
 
     >>> x = jnp.arange(8.0).reshape(2, 4, 1) / 8.0
     >>> w = jnp.array([1.0, -2.0, 0.5, 3.0, 1.5, 0.0, 2.0, -1.0]).reshape(2, 4, 1)
@@ -207,7 +207,7 @@ def monotonicity_correlation(score: Score, x: Image, attribution: Positions, key
       ValueError: for a patch that does not fit into the image.
 
     References:
-      Nguyen & Martinez 2020, https://arxiv.org/abs/2007.07584, sec. 4.1.
+      Nguyen & Martinez 2020, https://arxiv.org/abs/2007.07584.
     """
     if not 1 <= patch <= min(attribution.shape):
         raise ValueError(f"patch must be in 1..{min(attribution.shape)}, the smaller side of the image, got {patch}")

@@ -37,7 +37,7 @@ def relevance_mass(attribution: Float[Array, "H W"], mask: Bool[Array, "H W"]) -
       A scalar in [0, 1]; NaN for a map without a positive value.
 
     References:
-      Arras et al. 2022, https://arxiv.org/abs/2003.07258, eq. 1.
+      Arras et al. 2022, https://arxiv.org/abs/2003.07258.
 
     >>> float(relevance_mass(jnp.array([[1.0, 3.0, -5.0]]), jnp.array([[False, True, True]])))
     0.75
@@ -56,7 +56,7 @@ def relevance_rank(attribution: Float[Array, "H W"], mask: Bool[Array, "H W"]) -
       A scalar in [0, 1]; NaN for an empty mask.
 
     References:
-      Arras et al. 2022, https://arxiv.org/abs/2003.07258, eq. 2.
+      Arras et al. 2022, https://arxiv.org/abs/2003.07258.
 
     >>> float(relevance_rank(jnp.array([[1.0, 3.0, 2.0]]), jnp.array([[True, True, False]])))
     0.5

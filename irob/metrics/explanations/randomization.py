@@ -92,7 +92,7 @@ def averaged(attribute: Attribute, key: PRNGKey, *, sigma: Scalar = 0.1, draws: 
       draws: how many.
 
     References:
-      Hedström et al. 2023, https://arxiv.org/abs/2401.06465, sec. 4.1 (noise and draws).
+      Hedström et al. 2023, https://arxiv.org/abs/2401.06465.
     """
 
     def mean(x: Image) -> Array:
@@ -111,7 +111,7 @@ def entropy_rise(original: Array, randomized: Array) -> Scalar:
       A scalar; higher is better. NaN where the original map is constant.
 
     References:
-      Hedström et al. 2023, https://arxiv.org/abs/2401.06465, eq. 6.
+      Hedström et al. 2023, https://arxiv.org/abs/2401.06465.
     """
     before, after = histogram_entropy(original), histogram_entropy(randomized)
     return (after - before) / jnp.where(before > 0.0, before, jnp.nan)
@@ -130,7 +130,7 @@ def random_logit(attribute_of: Callable[[Any], Array], label: Label, num_classes
       ValueError: for fewer than two classes.
 
     References:
-      Sixt et al. 2020, https://arxiv.org/abs/1912.09818, sec. 4.
+      Sixt et al. 2020, https://arxiv.org/abs/1912.09818.
     """
     if num_classes < 2:
         raise ValueError(f"there is no other class among {num_classes}")

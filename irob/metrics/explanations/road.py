@@ -31,7 +31,7 @@ def linear_imputation(x: Image, missing: Bool[Array, "H W"], key: PRNGKey, *, no
       `[H, W, c]`; it may leave [0, 1] by the noise.
 
     References:
-      Rong et al. 2022, https://arxiv.org/abs/2202.00449, sec. 4.2.
+      Rong et al. 2022, https://arxiv.org/abs/2202.00449.
     """
     hole = missing[..., None].astype(x.dtype)
     total = _around(jnp.ones(x.shape, x.dtype))

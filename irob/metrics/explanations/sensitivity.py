@@ -123,7 +123,7 @@ def local_lipschitz(attribute: Attribute, x: Image, key: PRNGKey, *, sigma: Scal
       A scalar >= 0, per unit of distance between images; lower = more stable.
 
     References:
-      Alvarez-Melis & Jaakkola 2018, https://arxiv.org/abs/1806.08049, eq. 2 (draws and noise of Quantus).
+      Alvarez-Melis & Jaakkola 2018, https://arxiv.org/abs/1806.08049 (draws and noise of Quantus).
     """
 
     def scaled(z: Image) -> Array:
@@ -173,7 +173,7 @@ def relative_stability(
       Both, >= 0; lower = more stable. NaN if no draw counts.
 
     References:
-      Agarwal et al. 2022, https://arxiv.org/abs/2203.06877, eq. 2 and 5.
+      Agarwal et al. 2022, https://arxiv.org/abs/2203.06877.
     """
     clean, clean_logits = attribute(x), logits(x)
 
