@@ -127,11 +127,11 @@ def bound_operation(operation: Any, operands: Sequence[Any]) -> Sequence[Any]:
 
 
 def _keeps_values(operation: Any) -> bool:
-    """Whether a conversion is from floats to floats that have all of these numbers."""
+    """Whether a conversion is between floats and rounds no more than the arithmetic of float32 does."""
     before, after = operation.invars[0].aval.dtype, operation.outvars[0].aval.dtype
     if not (jnp.issubdtype(before, jnp.floating) and jnp.issubdtype(after, jnp.floating)):
         return False
-    return bool(jnp.finfo(after).nmant >= jnp.finfo(before).nmant and jnp.finfo(after).maxexp >= jnp.finfo(before).maxexp)
+    return bool(jnp.finfo(after).nmant >= min(jnp.finfo(before).nmant, jnp.finfo(jnp.float32).nmant))
 
 
 def _is_first_maximum(operation: Any) -> bool:
