@@ -100,7 +100,7 @@ def measured(trained, digits):
     return map_attacks.run(Evaluation(trained, digits, (0.0, 0.1), 6), OPTIONS)
 
 
-def test_the_measure_agrees_with_scipy(measured, trained, digits):
+def test_the_measure_agrees_with_scipy(measured):
     import scipy.stats
 
     reached = measured.arrays["cam/away/eps 0.1/maps"]
