@@ -55,9 +55,11 @@ setup(
             "pytest-xdist>=3.6",
             "ruff>=0.11",
             "scipy>=1.13",
+            "submitit>=1.5",
             "setuptools>=71",  # to build the wheel that is tested
         ],
         "prepare": ["tensorflow>=2.18"],  # only to download and write data sets; reading needs none
+        "slurm": ["submitit>=1.5"],  # experiments.sweep on a cluster
         "tensorboard": ["tensorboard>=2.18"],  # to look at the event files
         # the peers of experiments.benchmark
         "benchmark": ["torch>=2.8", "captum>=0.8", "quantus>=0.6", "foolbox>=3.3", "adversarial-robustness-toolbox>=1.20"],

@@ -4,9 +4,9 @@
     python -m experiments.evaluate --weights mnist_smallgap_int_100.pkl --dataset mnist [...]
     python -m experiments.evaluate --model package.module:make --variables FILE --dataset npz:mine.npz --eps 0,2/255,8/255 [...]
 
-`standard` attacks the whole test split (the first 200 images for bound, isa, tradeoff and unforeseen; or its first --num_examples) as hard as this
-project can; `paper` repeats the measurements of the paper's authors on their images. Prints tables, writes one JSON file with flat records and their
-provenance, and an .npz with arrays per example. Interrupted, the same command continues where it was.
+`standard` attacks the whole test split, or that of --split (the first 200 images for bound, isa, tradeoff and unforeseen; or its first
+--num_examples) as hard as this project can; `paper` repeats the measurements of the paper's authors on their images. Prints tables, writes one JSON
+file with flat records and their provenance, and an .npz with arrays per example. Interrupted, the same command continues where it was.
 
 Measures:
 
@@ -25,6 +25,7 @@ from absl import flags
 from experiments.runtime.flags import define_data_dir, define_process_flags, given, run_command
 
 if TYPE_CHECKING:
+    from experiments.data import Split
     from experiments.evaluation.run import Chosen
     from experiments.runtime.models import EvaluatedModel
 
@@ -50,14 +51,13 @@ def main() -> None:
     eps = parsed_eps(flag.eps)
     choose_measures(names, flag.protocol, texts)  # refuses what is wrong before anything is read
     check_flags(flag)
-    same = ("measure", "protocol", "eps", "norm", "seed", "step", "parameters", "classes", "num_examples", "batch_size", *OPTION_FLAGS)
-    settings = {f"--{name}": str(flag[name].value) for name in same} | provenance.versions()
+    settings = {f"--{name}": str(flag[name].value) for name in (*SETTINGS, *OPTION_FLAGS)} | provenance.versions()
     where, sizes = (flag.coordinator, flag.num_processes, flag.process_id), [flag.num_examples] if flag.num_examples else []
     devices.start(*where, *sizes, even=False, timeout=flag.timeout, settings=settings)
     model = opened(flag)
     out = pathlib.Path(flag.out or default_out(flag, model, names, texts))
     results.check_free(out, flag.overwrite)
-    split = data.load_split(model.dataset, "test", flag.data_dir)
+    split = chosen_split(flag, model.dataset)
     agreed = devices.all_processes_agree(fingerprint(model.params) + str(split.source["sha256"]))
     refuse(not agreed, "the processes do not see the same network and data: give all the same files")
     ladder = eps_ladder(model, eps)
@@ -91,6 +91,8 @@ def check_flags(flag: Any) -> None:
     refuse(bool(flag["classes"].present) and "" in (flag.classes or [""]), "--classes: a name is empty: give classes, separated by commas")
     given = [name for name in ("workdir", "weights", "model") if flag[name].value]
     refuse(len(given) != 1, "give one of --workdir of a training, --weights FILE.pkl, or --model package.module:make")
+    elsewhere = flag.split != "test" and flag.protocol == "paper"
+    refuse(elsewhere, f"--split={flag.split}: the paper's protocol has its own test images")
     refuse(flag.dataset is not None and flag.workdir is not None, "--dataset goes with --weights or --model: a workdir knows its own")
     refuse(flag.force and flag.weights is None, "--force goes with --weights")
     refuse(flag.variables is not None and flag.model is None, "--variables goes with --model")
@@ -112,6 +114,14 @@ def opened(flag: Any) -> "EvaluatedModel":
         model = from_workdir(flag.workdir, flag.step, flag.parameters)
     model = model if flag.seed is None else model._replace(seed=flag.seed)
     return attacked_in(model, flag.norm, flag.eps is not None)
+
+
+def chosen_split(flag: Any, dataset: str) -> "Split":
+    """The images that the flags name; their source says of which split they are, unless of test."""
+    from experiments import data
+
+    split = data.load_split(dataset, flag.split, flag.data_dir)
+    return split if flag.split == "test" else split._replace(source={**split.source, "split": flag.split})
 
 
 def cache_settings(
@@ -143,7 +153,7 @@ def default_out(flag: Any, model: "EvaluatedModel", names: Sequence[str], texts:
     from experiments.runtime.storage import slug as slug_of
 
     fields = [flag_fields(own) for _, own in choose_measures(tuple(names), flag.protocol).values()]
-    own = [name for name in ("parameters", "norm", "seed", "classes") if flag[name].present]
+    own = [name for name in ("split", "parameters", "norm", "seed", "classes") if flag[name].present]
     named = [name for name in texts if any(name in each and each[name].metadata["in_name"] for each in fields)]
     parts = [
         *(() if list(names) == ["pgd"] else names),
@@ -170,6 +180,8 @@ def parsed_eps(text: str | None) -> tuple[float, ...] | None:
         raise UserError(f"--eps={text}: {error}") from error
 
 
+# Flags that several processes must have in common.
+SETTINGS = ("measure", "protocol", "eps", "norm", "seed", "step", "parameters", "split", "classes", "num_examples", "batch_size")
 OPTION_FLAGS: list[str] = []
 
 
@@ -188,11 +200,12 @@ def define_flags(argv: Sequence[str]) -> None:
     flags.DEFINE_list("measure", "pgd", "what to measure, one or several of those above")
     flags.DEFINE_string("step", "latest", "checkpoint: latest, best (robust validation accuracy) or a number")
     flags.DEFINE_enum("parameters", "raw", ["raw", "averaged"], "of the checkpoint: as trained, or their moving average (config.ema_decay)")
+    flags.DEFINE_enum("split", "test", ["test", "validation"], "whose images are measured; choose between networks by those of validation")
     flags.DEFINE_string("norm", None, "of the perturbations (default: that of the config); another one needs --eps")
     flags.DEFINE_integer("seed", None, "of the random starts (default: that of the config)", lower_bound=0, upper_bound=2**32 - 1)
     flags.DEFINE_list("classes", None, "measure images of these classes alone, by name or number (standard protocol)")
     flags.DEFINE_string("eps", None, "eps ladder, e.g. 0,0.1,8/255 (default: that of the config)")
-    flags.DEFINE_integer("num_examples", None, "measure the first N images of the test split (standard protocol)")
+    flags.DEFINE_integer("num_examples", None, "measure the first N images of the split (standard protocol)")
     flags.DEFINE_integer(
         "batch_size", None, "images at a time on a device (default: chosen for it); results do not depend on it beyond rounding"
     )

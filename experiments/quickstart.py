@@ -3,8 +3,8 @@
     python -m experiments.quickstart --workdir runs/quickstart
 
 Normal training, adversarial training (adv) and training for robust interpretation alone (int), which never sees an adversarial loss. Each is
-evaluated on the whole test split under the standard protocol, and at one eps by AutoAttack. Writes checkpoints, results.json and figures under the
-workdir; interrupted, the same command continues where it was.
+evaluated on the whole test split under the standard protocol, and at one eps by AutoAttack: a sweep (experiments.sweep) with fixed arguments. Writes
+checkpoints, results.json and figures under the workdir; interrupted, the same command continues where it was.
 """
 
 import json
@@ -26,32 +26,37 @@ if TYPE_CHECKING:
 METHODS = ("normal", "adv", "int")
 SHOWN, SHOWN_EPS = 3, 0.1  # test images in the figure of the maps, and their attack
 AUTO_EPS = 0.15  # of AutoAttack
+EVALUATIONS: tuple[dict[str, str], ...] = ({"measure": "pgd"}, {"measure": "autoattack", "eps": str(AUTO_EPS)})
+TINY: tuple[dict[str, str], ...] = tuple({**flags, "num_examples": "16"} for flags in EVALUATIONS)
 TINY_UNFORESEEN = ("jpeg_linf", "elastic")
 
 
 def quickstart(workdir: pathlib.Path, tiny: bool = False) -> "list[tuple[Result, Result]]":
-    """Trains and evaluates the three methods; returns their results: under the standard protocol, and under AutoAttack."""
+    """Trains and evaluates the three methods; returns their results: under the standard protocol, and under AutoAttack.
+
+    They are the cells of a sweep, run in this process, which compiles what they share once.
+    """
     from experiments import data
-    from experiments.configs import base
     from experiments.evaluation.engine import Evaluation
     from experiments.evaluation.samples import attacked_samples, unforeseen_samples
     from experiments.reports import figures, samples
     from experiments.runtime import storage
     from experiments.runtime.errors import refuse
     from experiments.runtime.models import from_workdir
+    from experiments.sweeps.cells import cells_of
     from experiments.training.loop import train
 
     results, shown = [], {}
-    folders, files = [workdir, *(workdir / name for name in (*METHODS, "figures"))], [workdir / "results.json"]
+    evaluations = (TINY[0], {**TINY[1], "version": "quick"}) if tiny else EVALUATIONS
+    texts = [[f"--{name}={value}" for name, value in flags.items()] for flags in evaluations]
+    cells = cells_of(workdir, "digits:,tiny" if tiny else "digits", METHODS, 1, texts)
+    folders, files = [workdir, workdir / "figures", *(cell.workdir for cell in cells)], [workdir / "results.json"]
     for place, wrong in [*((place, place.is_file()) for place in folders), *((place, place.is_dir()) for place in files)]:
         refuse(wrong, f"{place} is in the way: move it away, or give another --workdir")
-    for method in METHODS:
-        train(base.load_config(f"digits:{method},tiny" if tiny else f"digits:{method}"), str(workdir / method))
-        model = from_workdir(str(workdir / method))
-        n = 16 if tiny else None
-        standard = evaluated(model, workdir / method / "standard_latest.json", n)
-        version = {"version": "quick"} if tiny else {}
-        auto = evaluated(model, workdir / method / "standard_latest_autoattack.json", n, "autoattack", (AUTO_EPS,), version)
+    for method, cell in zip(METHODS, cells, strict=True):
+        train(cell.loaded(), str(cell.workdir))
+        model = from_workdir(str(cell.workdir))
+        standard, auto = (evaluated(model, file, flags) for file, flags in zip(cell.results(), evaluations, strict=True))
         results.append((standard, auto))
         evaluation = Evaluation(model, data.load_split(model.dataset, "test"))
         shown[method] = attacked_samples(evaluation, SHOWN, SHOWN_EPS)
@@ -67,20 +72,17 @@ def quickstart(workdir: pathlib.Path, tiny: bool = False) -> "list[tuple[Result,
     return results
 
 
-def evaluated(
-    model: "EvaluatedModel",
-    file: pathlib.Path,
-    num_examples: int | None,
-    measure: str = "pgd",
-    eps: tuple[float, ...] | None = None,
-    options: "Mapping[str, str] | None" = None,
-) -> "Result":
-    """The result of a checkpoint: the one on file if it is of that checkpoint, otherwise measured now and filed."""
+def evaluated(model: "EvaluatedModel", file: pathlib.Path, flags: Mapping[str, str]) -> "Result":
+    """The result of a checkpoint: the one on file if it is of that checkpoint, otherwise measured now and filed.
+
+    flags: of experiments.evaluate: measure, and eps, num_examples and options of the measure.
+    """
     from experiments import data
     from experiments.evaluation.engine import Evaluation
     from experiments.evaluation.run import choose_measures, run_measures
     from experiments.reports import results
     from experiments.runtime.errors import UserError
+    from experiments.runtime.values import number, several
 
     if file.exists():
         result = results.read_result(file)
@@ -88,7 +90,10 @@ def evaluated(
             return result
         raise UserError(f"{file} is not the result of the checkpoint beside it: move it away, or give another --workdir")
     split = data.load_split(model.dataset, "test")
-    chosen = choose_measures((measure,), "standard", options, num_examples, split.labels)
+    options = {name: value for name, value in flags.items() if name not in ("measure", "eps", "num_examples")}
+    num_examples = int(flags["num_examples"]) if "num_examples" in flags else None
+    chosen = choose_measures((flags["measure"],), "standard", options, num_examples, split.labels)
+    eps = several(number(), 1).read(flags["eps"]) if "eps" in flags else None
     result, arrays = run_measures(Evaluation(model, split, eps, quiet=False), chosen)
     results.write_result(result, arrays, file)
     return result

@@ -11,7 +11,7 @@ from conftest import ROOT
 
 IROB = [file.relative_to(ROOT) for file in sorted((ROOT / "irob").rglob("*.py"))]
 EXPERIMENTS = [file.relative_to(ROOT) for file in sorted((ROOT / "experiments").rglob("*.py"))]
-COMMANDS = {"runs", "train", "evaluate", "report", "prepare_data", "quickstart", "benchmark"}
+COMMANDS = {"runs", "train", "evaluate", "report", "prepare_data", "quickstart", "benchmark", "sweep"}
 # From the bottom to the top: a package imports those before it.
 ORDER = [
     "types",
@@ -130,7 +130,7 @@ def test_functions_fit_a_page_and_modules_are_not_drawers():
 
 
 # What every file of a kind must have: the interface of a measure, of a config, of a command, of an unforeseen attack.
-INTERFACES = {"Options", "run", "check", "describe", "tables", "pictures", "get_config", "main", "vary", "render"}
+INTERFACES = {"Options", "run", "define_flags", "check", "describe", "tables", "pictures", "get_config", "main", "vary", "render"}
 
 
 def test_a_public_name_means_one_thing():

@@ -48,7 +48,7 @@ def test_choosing_images():
     np.testing.assert_array_equal(choose_images(First(), None, labels, (1, 3)).indices(50), np.arange(1, 50, 2))
     np.testing.assert_array_equal(choose_images(First(), 3, labels, (1, 3)).indices(50), [1, 3, 5])
     assert choose_images(First(200), None, labels, (0,)).most == 200
-    with pytest.raises(UserError, match=r"--classes: the test split has no image of them, \(7,\)"):
+    with pytest.raises(UserError, match=r"--classes: the split has no image of them, \(7,\)"):
         choose_images(First(), None, labels, (7,))
     assert len(First().indices(5000)) == 5000 and len(First(200).indices(5000)) == 200 and len(First(200).indices(24)) == 24
     assert First().target_offsets(50, 10) is None

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_results import MADE
 
-from experiments import report
+from experiments.evaluation import reporting
 from experiments.evaluation.measures import MEASURES
 from experiments.reports import pages
 from experiments.reports.entries import Entry
@@ -74,7 +74,7 @@ def test_an_entry_of_one_measure_has_its_records_and_arrays_alone():
 
 def test_a_variant_of_a_measure_is_reported_under_its_own_name(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "mine", types.SimpleNamespace(MINE=MEASURES["pgd"]))
-    section = report.section("digits", [entry(measure="mine:MINE")])
+    section = reporting.section("digits", [entry(measure="mine:MINE")])
     assert section.tables[0].rows[0][-1].text.startswith("0.500 [") and [p.name for p in section.pictures] == ["accuracy_against_eps"]
 
 
@@ -130,7 +130,7 @@ def test_a_damaged_result_is_reported_or_refused_in_one_line(tmp_path, monkeypat
             try:
                 entries = read_entries([str(tmp_path / "r.json")])
                 for dataset in {each.dataset for each in entries}:
-                    report.section(dataset, entries)
+                    reporting.section(dataset, entries)
                 tables += 1
             except UserError as error:
                 lines.append(str(error))

@@ -381,8 +381,13 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "confi
     return [
         f"{prefix}{name}: {before.get(name, '(absent)')!r} -> {after.get(name, '(absent)')!r}"
         for name in sorted({*before, *after})
-        if before.get(name, "(absent)") != after.get(name, "(absent)") and (name not in FIELDS or FIELDS[name].decides)
+        if before.get(name, "(absent)") != after.get(name, "(absent)") and decides(name)
     ]
+
+
+def decides(field: str) -> bool:
+    """Whether the result of a training depends on a field."""
+    return field not in FIELDS or FIELDS[field].decides
 
 
 def describe_fields() -> str:

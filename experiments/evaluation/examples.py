@@ -53,7 +53,7 @@ Images = First | OfClasses | PaperDraw
 
 
 def choose_images(images: Images, num_examples: int | None, labels: np.ndarray, classes: tuple[int, ...] = ()) -> Images:
-    """The images of a preset, or the first `num_examples` of a test split, or those of some classes.
+    """The images of a preset, or the first `num_examples` of a split, or those of some classes.
 
     Raises:
       UserError: if the split has fewer, or the images are part of the protocol.
@@ -64,11 +64,11 @@ def choose_images(images: Images, num_examples: int | None, labels: np.ndarray, 
     refuse(not isinstance(images, First), f"{flag} is for the standard protocol: the paper's protocol has its own images")
     refuse(
         num_examples is not None and not 0 < num_examples <= n,
-        f"--num_examples={num_examples} must be in 1..{n}, the size of the test split",
+        f"--num_examples={num_examples} must be in 1..{n}, the size of the split",
     )
     if not classes:
         return First(num_examples)
-    refuse(not np.isin(labels, classes).any(), f"--classes: the test split has no image of them, {classes}")
+    refuse(not np.isin(labels, classes).any(), f"--classes: the split has no image of them, {classes}")
     return OfClasses(classes, images.most if num_examples is None and isinstance(images, First) else num_examples, labels)
 
 

@@ -4,11 +4,12 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.configs import base
 from experiments.reports import results
 from experiments.reports.records import OUTCOMES, Record
 from experiments.reports.results import Result
@@ -27,6 +28,11 @@ class Entry(NamedTuple):
     def dataset(self) -> str:
         """The name of its data set."""
         return self.result.dataset
+
+    @property
+    def images(self) -> str:
+        """The name of its data set, and of the split where it is not test: results on other images are not compared."""
+        return self.dataset if self.result.split == "test" else f"{self.dataset}, {self.result.split} split"
 
     @property
     def protocol(self) -> str:
@@ -72,7 +78,7 @@ def _refuse_duplicates(loaded: dict[pathlib.Path, Result]) -> None:
         for record in result.records:
             if record.get("eps") != 0.0:
                 settings = {key: value for key, value in record.settings.items() if key not in OUTCOMES}
-                of_network = (identity(result), result.dataset, result.protocol, record.measure, record.metric, settings)
+                of_network = (identity(result), result.dataset, result.split, result.protocol, record.measure, record.metric, settings)
                 first = taken.setdefault(json.dumps(of_network, sort_keys=True), file)
                 if first != file:
                     raise UserError(
@@ -106,11 +112,18 @@ def identity(result: Result) -> str:
 
 
 def _unique_labels(loaded: Sequence[Result]) -> dict[str, str]:
-    """Identity -> method or file name; where two networks share one, with the workdir and step, then with a number."""
+    """Identity -> method or file name; where several networks share one, with what tells them apart: fields of the config, the seed of the training,
+    the workdir and step, then a number.
+    """
     names = {identity(result): result for result in loaded}
     of_network = lambda key: json.loads(key)[:2]  # noqa: E731
     several = [key for key in names if sum(of_network(key) == of_network(other) for other in names) > 1]
-    labels = {key: result.method + (f", seed {result.seed}" if key in several else "") for key, result in names.items()}
+    labels = {key: result.method for key, result in names.items()}
+    for tells_apart in (_config_differences, _training_seeds):
+        for label in set(labels.values()):
+            sharing = {key: names[key] for key, other in labels.items() if other == label}
+            labels |= {key: label + more for key, more in tells_apart(sharing).items()}
+    labels = {key: label + (f", seed {names[key].seed}" if key in several else "") for key, label in labels.items()}
     for from_checkpoint in (True, False):
         shared = {label for label in labels.values() if list(labels.values()).count(label) > 1}
         for i, (key, label) in enumerate(labels.items()):
@@ -119,3 +132,23 @@ def _unique_labels(loaded: Sequence[Result]) -> dict[str, str]:
                 workdir = f" ({pathlib.Path(checkpoint['workdir']).name} {checkpoint['step']})" if checkpoint else ""
                 labels[key] = label + (workdir if from_checkpoint and workdir else f" #{i + 1}")
     return labels
+
+
+MOST_DIFFERENCES = 3  # fields of a config in a label
+
+
+def _config_differences(sharing: Mapping[str, Result]) -> dict[str, str]:
+    """Identity -> the fields in which the configs of some networks differ, the seed excepted; nothing where these are too many."""
+    configs = {key: base.flat(config) for key, result in sharing.items() if (config := result.provenance.get("config"))}
+    fields = dict.fromkeys(field for config in configs.values() for field in config if base.decides(field) and field != "seed")
+    differing = [field for field in fields if len({json.dumps(config.get(field)) for config in configs.values()}) > 1]
+    if not 0 < len(differing) <= MOST_DIFFERENCES:
+        return {}
+    text = lambda value: json.dumps(value).replace('"', "")  # noqa: E731
+    return {key: "".join(f", {field} {text(config.get(field))}" for field in differing) for key, config in configs.items()}
+
+
+def _training_seeds(sharing: Mapping[str, Result]) -> dict[str, str]:
+    """Identity -> the seed of the training, where these differ."""
+    seeds = {key: config.get("seed") for key, result in sharing.items() if (config := result.provenance.get("config"))}
+    return {key: f", seed {seed}" for key, seed in seeds.items()} if len(set(seeds.values())) > 1 else {}

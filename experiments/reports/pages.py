@@ -22,11 +22,16 @@ from experiments.runtime.errors import UserError, refuse
 
 
 class Section(NamedTuple):
-    """The part of a report on one data set."""
+    """The part of a report on one data set. dataset: its name, with the split where it is not test."""
 
     dataset: str
     tables: list[Table]
     pictures: list[Picture]
+
+    @property
+    def anchor(self) -> str:
+        """Its name in the addresses of the page."""
+        return storage.slug(self.dataset)
 
     def file(self, picture: Picture, out: pathlib.Path) -> pathlib.Path:
         """The SVG file of a picture."""
@@ -67,7 +72,8 @@ def _write(sections: Sequence[Section], entries: Sequence[Entry], out: pathlib.P
         lstrip_blocks=True,
     )
     embed: Callable[[Picture, Section], str] = lambda picture, section: embedded(section.file(picture, out))  # noqa: E731
-    environment.filters |= {"markdown": markdown, "embedded": embed, "code": code}
+    name: Callable[[Picture, Section], str] = lambda picture, section: section.file(picture, out).stem  # noqa: E731
+    environment.filters |= {"markdown": markdown, "embedded": embed, "code": code, "stem": name}
     for template in ("report.md", "report.html"):
         storage.save_text(out / template, environment.get_template(template).render(sections=sections))
 

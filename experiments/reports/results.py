@@ -33,7 +33,7 @@ class Result:
     dataset, protocol, seed: names and the seed of the attacks.
     measures: name -> how it was made.
     records: the numbers.
-    data: source of the test images, with its checksum.
+    data: source of the images, with its checksum, and their split where it is not test.
     provenance: network, checkpoint or weights, config, versions, git_revision, device, processes, seconds.
     schema: of the file that it was read from.
     """
@@ -47,6 +47,11 @@ class Result:
     data: dict[str, Any]
     provenance: dict[str, Any]
     schema: int = SCHEMA
+
+    @property
+    def split(self) -> str:
+        """The split whose images were measured."""
+        return str(self.data.get("split", "test"))
 
     @property
     def n(self) -> int:

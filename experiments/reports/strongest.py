@@ -11,8 +11,9 @@ import numpy as np
 
 from experiments.reports.entries import Entry
 from experiments.reports.records import Record
+from experiments.reports.seeds import families
 from experiments.reports.tables import Cell, Table, cells
-from irob.metrics import mcnemar, robust_accuracy
+from irob.metrics import mcnemar, paired_difference, robust_accuracy
 
 ATTACKED = ("pgd", "autoattack")  # measures whose records and arrays are of untargeted attacks on predictions
 MASKED = 0.002  # by how much random search may lower robust accuracy below gradient attacks, before that is a sign of masked gradients
@@ -73,35 +74,54 @@ def known(entries: Sequence[Entry]) -> list[Known]:
     return result
 
 
+class Family(NamedTuple):
+    """The seeds of one training on the same images, or one network alone."""
+
+    label: str
+    members: list[Known]
+
+    @property
+    def common(self) -> list[float]:
+        """Every eps at which all of them were attacked."""
+        return sorted(set.intersection(*(set(member.correct) for member in self.members)))
+
+    def robust(self, eps: float) -> np.ndarray:
+        """The proportion of seeds that are right on each image, `[n]`."""
+        return np.mean([member.correct[eps] for member in self.members], axis=0)
+
+
 def strongest_tables(entries: Sequence[Entry]) -> list[Table]:
     """The lowest accuracy known of each network, and pairs of networks; none where no attack on predictions was measured."""
-    networks = known(entries)
-    return [table for table in (lowest_table(networks, entries), pairs_table(networks)) if table.rows]
+    names = families(entries)
+    grouped: dict[tuple[str, str, tuple[int, ...]], list[Known]] = {}
+    for network in known(entries):
+        grouped.setdefault((names[network.label], network.norm, network.indices), []).append(network)
+    found = [Family(label, members) for (label, _, _), members in grouped.items()]
+    return [table for table in (lowest_table(found, entries), pairs_table(found)) if table.rows]
 
 
-def lowest_table(networks: Sequence[Known], entries: Sequence[Entry]) -> Table:
+def lowest_table(networks: Sequence[Family], entries: Sequence[Entry]) -> Table:
     """A row for each network and eps."""
     rows = []
     for network in networks:
-        for eps, correct in network.correct.items():
-            found, (who, alone) = robust_accuracy(correct), network.lowest[eps]
-            interval = f"[{found.low:.3f}, {found.high:.3f}]"
-            texts = [
-                network.label,
-                "all given",
-                network.norm,
-                f"{eps:.4f}",
-                str(found.n),
-                f"{found.value:.3f}",
-                interval,
-                who,
-                f"{alone:.3f}",
-            ]
-            rows.append(cells(texts))
+        first = network.members[0]
+        for eps in network.common:
+            values = [float(member.correct[eps].mean()) for member in network.members]
+            found = robust_accuracy(first.correct[eps])
+            low, high = (found.low, found.high) if len(values) == 1 else (min(values), max(values))
+            who = ", ".join(dict.fromkeys(member.lowest[eps][0] for member in network.members))
+            alone = np.mean([member.lowest[eps][1] for member in network.members])
+            texts = [f"{eps:.4f}", str(found.n), f"{np.mean(values):.3f}", f"[{low:.3f}, {high:.3f}]", who, f"{alone:.3f}"]
+            rows.append(cells([network.label, "all given", first.norm, *texts]))
     header = ["network", "protocol", "norm", "eps", "n", "lowest known", "95% interval", "strongest single result", "alone"]
     notes = [
         "Lowest known: images that no attack of any result given here broke, at this eps or a smaller one. It is an upper bound of robust accuracy"
         " all the same.",
+        *(
+            ["Of several seeds: the mean, and in brackets the lowest and the highest seed."]
+            if any(len(n.members) > 1 for n in networks)
+            else []
+        ),
         *disagreements(entries),
         *masked_gradients(entries),
     ]
@@ -144,22 +164,30 @@ def masked_gradients(entries: Sequence[Entry]) -> list[str]:
     ]
 
 
-def pairs_table(networks: Sequence[Known]) -> Table:
+def pairs_table(networks: Sequence[Family]) -> Table:
     """Each two networks on the same images: who is right where the other is not."""
     rows: list[list[Cell]] = []
     for first, second in itertools.combinations(networks, 2):
-        if (first.norm, first.indices) == (second.norm, second.indices):
-            for eps in sorted(set(first.correct) & set(second.correct)):
-                a, b = first.correct[eps], second.correct[eps]
-                test = mcnemar(a, b)
-                counts = [str(test.only_first), str(test.only_second), f"{test.p_value:.2g}"]
-                rows.append(cells([first.label, second.label, f"{eps:.4f}", f"{a.mean():.3f}", f"{b.mean():.3f}", *counts]))
+        if (first.members[0].norm, first.members[0].indices) == (second.members[0].norm, second.members[0].indices):
+            for eps in sorted(set(first.common) & set(second.common)):
+                a, b = first.robust(eps), second.robust(eps)
+                rows.append(cells([first.label, second.label, f"{eps:.4f}", f"{a.mean():.3f}", f"{b.mean():.3f}", *compared(a, b)]))
     header = ["network", "other network", "eps", "lowest known", "of the other", "only the first", "only the other", "p"]
     notes = [
-        "The same images under everything that was measured of both. p: exact McNemar test that both are robust equally often, two-sided; it does not"
-        " know of other seeds of training."
+        "The same images under everything that was measured of both. p: exact McNemar test that both are robust equally often, two-sided; of several"
+        " seeds the images are counted in proportion, and p is that of the mean paired difference. It does not know of other seeds of training."
     ]
     return Table("pairs", "Pairs of networks on the same images", header, rows, notes)
+
+
+def compared(first: np.ndarray, second: np.ndarray) -> list[str]:
+    """How many images only one is right on, and the p-value, as texts. first, second: `[n]`, proportions of seeds that are right."""
+    single = [bool(np.all((part == 0) | (part == 1))) for part in (first, second)]
+    if all(single):
+        test = mcnemar(first.astype(bool), second.astype(bool))
+        return [str(test.only_first), str(test.only_second), f"{test.p_value:.2g}"]
+    only = [f"{np.sum(a * (1 - b)):.1f}" for a, b in ((first, second), (second, first))]
+    return [*only, f"{paired_difference(first, second).p_value:.2g}" if len(first) > 1 else "-"]
 
 
 def robustbench(entry: Entry) -> list[dict[str, object]]:

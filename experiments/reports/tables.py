@@ -131,12 +131,14 @@ def protocols_side_by_side(rows: list[list[Cell]], names: int) -> list[list[Cell
 
 
 def coverage(entries: Sequence[Entry]) -> list[str]:
-    """Notes on networks that were measured under `paper` alone, and on networks that hide their gradients."""
+    """Notes on rows of several seeds, on networks that were measured under `paper` alone, and on networks that hide their gradients."""
     by_network: dict[str, set[str]] = defaultdict(set)
     for entry in entries:
         by_network[entry.label].add(entry.protocol)
     alone = sorted(label for label, protocols in by_network.items() if protocols == {"paper"})
-    notes = [f"Measured under `paper` alone, which says little: {', '.join(alone)}."] if alone else []
+    several = any(record.get("seeds") for entry in entries for record in entry.records())
+    notes = ["Of several seeds: the mean, and in brackets the lowest and the highest seed."] if several else []
+    notes += [f"Measured under `paper` alone, which says little: {', '.join(alone)}."] if alone else []
     for entry in entries:
         hidden = [record for record in entry.records() if record.get("without_gradient", 0)]
         if hidden:

@@ -25,7 +25,9 @@ def result_text(result: Result, measures: Mapping[str, Printed]) -> str:
         heading = f"{title}. {info.description}" if info.description else title
         blocks.append("\n".join([heading, *aligned(rows_of(records, fields))]))
     counts = ", ".join(f"{measure} {info.n}" for measure, info in result.measures.items())
-    source = f"test images of {result.data['name']} ({result.data['from']}): {counts}; {result.protocol} protocol, seed {result.seed}"
+    source = (
+        f"{result.split} images of {result.data['name']} ({result.data['from']}): {counts}; {result.protocol} protocol, seed {result.seed}"
+    )
     return "\n\n".join([*blocks, source])
 
 

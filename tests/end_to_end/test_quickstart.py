@@ -25,7 +25,7 @@ def test_it_leaves_what_it_promises(made):
         assert [float(value) for value in re.findall(r"(\S+) \[", row)] == [round(record["value"], 3) for record in [*overall, under_auto]]
     for figure in ("accuracy_against_eps.png", "maps.png"):
         assert (workdir / "figures" / figure).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    assert np.all([(workdir / method / "checkpoints" / "8").is_dir() for method in ("normal", "adv", "int")])
+    assert np.all([(workdir / method / "seed_99" / "checkpoints" / "8").is_dir() for method in ("normal", "adv", "int")])
 
 
 @pytest.mark.slow

@@ -10,8 +10,8 @@ from damage import TRIED, counted  # noqa: F401
 from experiments import data
 from experiments.configs import base
 from experiments.evaluation.engine import Evaluation
+from experiments.evaluation.reporting import report
 from experiments.evaluation.run import choose_measures, run_measures
-from experiments.report import report
 from experiments.reports import results
 from experiments.runtime import process
 from experiments.runtime.models import from_workdir

@@ -1,0 +1,91 @@
+"""The seeds of one training as one row of a report: mean, lowest and highest."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments.configs import base
+from experiments.reports.entries import Entry
+from experiments.reports.records import OUTCOMES, Record
+from experiments.reports.results import Result
+
+SEED = re.compile(r", seed \d+$")  # the end of a label
+
+
+def training_of(result: Result) -> str | None:
+    """What the seeds of one training have in common; None for what has no config. Attacks have the seed of the training, or one given for all."""
+    config = result.provenance.get("config")
+    if not config:
+        return None
+    attacks = "of the training" if result.seed == config.get("seed") else result.seed
+    same = {field: value for field, value in base.flat(config).items() if base.decides(field) and field != "seed"}
+    step = (result.provenance.get("checkpoint") or {}).get("step")
+    return json.dumps([result.method, same, attacks, result.provenance.get("parameters", "raw"), step], sort_keys=True)
+
+
+def families(entries: Sequence[Entry]) -> dict[str, str]:
+    """Label of each entry -> label of its training, with the number of seeds where it has several."""
+    seeds: dict[str, dict[int, str]] = {}
+    for entry in entries:
+        if (training := training_of(entry.result)) is not None:
+            seeds.setdefault(training, {})[entry.result.provenance["config"]["seed"]] = entry.label
+    named = {entry.label: entry.label for entry in entries}
+    for by_seed in seeds.values():
+        if len(by_seed) > 1:
+            named |= {label: f"{SEED.sub('', label)} ({len(by_seed)} seeds)" for label in by_seed.values()}
+    return named
+
+
+def over_seeds(entries: Sequence[Entry]) -> list[Entry]:
+    """Entries in which those of several seeds, measured alike, are one: records are means with the range in the place of the interval, arrays are
+    those of the first seed.
+    """
+    groups: dict[str, list[Entry]] = {}
+    for i, entry in enumerate(entries):
+        training = training_of(entry.result)
+        how = [(name, info.n, info.settings) for name, info in entry.result.measures.items()]
+        alike = json.dumps([entry.images, entry.protocol, how, training if training is not None else i], sort_keys=True)
+        groups.setdefault(alike, []).append(entry)
+    return [group[0] if len(group) == 1 else _together(group) for group in groups.values()]
+
+
+def _together(group: Sequence[Entry]) -> Entry:
+    group = sorted(group, key=lambda entry: entry.result.provenance["config"]["seed"])
+    first, count = group[0], len(group)
+    same: dict[str, list[Record]] = {}
+    for entry in group:
+        for record in entry.records():
+            same.setdefault(json.dumps(identifying(record), sort_keys=True), []).append(record)
+    result = dataclasses.replace(first.result, records=[mean_over_seeds(records) for records in same.values()])
+    return Entry(f"{SEED.sub('', first.label)} ({count} seeds)", result, first.arrays)
+
+
+def identifying(record: Record) -> dict[str, Any]:
+    """What records of several seeds have in common."""
+    kept = {key: value for key, value in record.settings.items() if key not in OUTCOMES and not key.endswith("sha256")}
+    return {"measure": record.measure, "metric": record.metric, **kept}
+
+
+def mean_over_seeds(records: Sequence[Record]) -> Record:
+    """The mean of records of several seeds; the lowest and the highest stand in the place of its interval, `seeds` says how many have a value."""
+    first, values = records[0], [record.value for record in records if record.value is not None]
+    settings = {**first.settings, **_mean_outcomes([record.settings for record in records]), "seeds": len(values)}
+    n = min(record.n for record in records)
+    if not values:
+        return dataclasses.replace(first, n=n, settings=settings)
+    span = (min(values), max(values)) if len(values) > 1 else None
+    return dataclasses.replace(first, n=n, value=float(np.mean(values)), ci95=span, settings=settings)
+
+
+def _mean_outcomes(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The means of what was measured beside a value, where it is a number of every seed."""
+    found = {}
+    for key in OUTCOMES:
+        values = [each[key] for each in settings if isinstance(each.get(key), int | float)]
+        if len(values) == len(settings):
+            found[key] = max(values) if key == "without_gradient" else float(np.mean(values))
+    return found

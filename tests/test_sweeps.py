@@ -1,0 +1,161 @@
+"""The cells of a sweep, what is left of them, where they run, and how long that takes."""
+
+import shlex
+import signal
+import sys
+import threading
+import time
+
+import pytest
+
+from experiments import sweep
+from experiments.runtime.errors import Stopped, UserError
+from experiments.sweeps import launchers
+from experiments.sweeps.cells import SweepCell, as_line, cells_of, parse_evaluations, parse_varied
+from experiments.sweeps.launchers import Ran
+
+
+def test_a_grid_has_every_method_with_every_value_seed_by_seed(tmp_path):
+    varied = parse_varied(["defense.weight=0.01|1/50"])
+    cells = cells_of(tmp_path, "digits:int,tiny", ["int", "int2"], 2, [["--measure=pgd"]], ["eps=0.2"], varied)
+    assert [cell.name for cell in cells] == [
+        f"{method}_weight_{value}/seed_{seed}" for seed in (99, 100) for method in ("int", "int2") for value in ("0_01", "1_50")
+    ]
+    configs = [cell.loaded() for cell in cells]
+    assert [(c.method, c.defense.weight, c.seed) for c in configs] == [
+        (method, weight, seed) for seed in (99, 100) for method in ("int", "int2") for weight in (0.01, 0.02)
+    ]
+    assert {c.eps for c in configs} == {0.2} and {c.num_steps for c in configs} == {8}  # the switch is kept
+    assert {cell.workdir for cell in cells} == {tmp_path / cell.name for cell in cells}
+
+
+def test_the_method_and_the_first_seed_are_the_configs(tmp_path):
+    (cell,) = cells_of(tmp_path, "digits:trades", [], 1, [["--measure=pgd"]], ["seed=7"])
+    assert (cell.name, cell.loaded().method, cell.loaded().seed) == ("trades/seed_7", "trades", 7)
+    (cell,) = cells_of(tmp_path, "digits", [], 1, [["--measure=pgd"]])
+    assert cell.name == "int/seed_99"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("digits", ["int", "inter"], 1), "unknown method 'inter'"),
+        (("digits", ["int", "int"], 1), "two cells of the sweep are the same"),
+        (("digits", ["normal"], 1, [], [], {"defense.weight": ["1"]}), "the method normal takes"),
+        (("digits", ["int"], 1, [], [], {"batch_size": ["8", "-1"]}), r"int_batch_size__1/seed_99: config.batch_size"),
+        (("no_such.py", ["int"], 1), "no_such.py"),
+    ],
+)
+def test_a_grid_with_a_wrong_cell_is_refused_before_anything_runs(tmp_path, arguments, message):
+    config, methods, seeds, *rest = arguments
+    with pytest.raises(UserError, match=message):
+        cells_of(tmp_path, config, methods, seeds, *(rest or [[["--measure=pgd"]]]))
+
+
+@pytest.mark.parametrize("text", ["weight", "defense.weight=", "defense.weight=1|", "seed=1|2", "method=int"])
+def test_values_to_vary_that_are_none_are_refused(text):
+    with pytest.raises(UserError, match=r"--vary="):
+        parse_varied([text])
+
+
+def test_evaluations_are_flags():
+    assert parse_evaluations([], []) == [["--measure=pgd"]]
+    assert parse_evaluations(["pgd", "aai"], []) == [["--measure=pgd,aai"]]
+    assert parse_evaluations([], ["--measure=aai --eps='0, 0.1'"]) == [["--measure=aai", "--eps=0, 0.1"]]
+    assert parse_evaluations(["pgd"], ["--measure=aai"]) == [["--measure=pgd"], ["--measure=aai"]]
+    for wrong in ("", "aai", "--measure='aai", "--measure=pgd --out=here", "--workdir=there"):
+        with pytest.raises(UserError, match=r"--evaluate="):
+            parse_evaluations([], [wrong])
+    with pytest.raises(UserError, match="two evaluations are the same"):
+        parse_evaluations(["pgd"], ["--measure=pgd"])
+
+
+def test_the_line_of_a_cell_is_what_a_shell_runs(tmp_path):
+    folder = tmp_path / "with space"
+    (cell,) = cells_of(folder, "digits:int,tiny", [], 1, [["--measure=pgd", "--eps=0, 0.1"]], data_dir="/data")
+    train, evaluate = [shlex.split(part) for part in as_line(cell.left()).split(" && ")]
+    assert train[1:3] == ["-m", "experiments.train"] and f"--workdir={folder}/int/seed_99" in train and "--config.seed=99" in train
+    assert evaluate[1:3] == ["-m", "experiments.evaluate"] and "--eps=0, 0.1" in evaluate
+    assert (
+        evaluate[-1] == f"--out={folder}/int/seed_99/pgd_eps_0__0_1.json" and "--data_dir=/data" in train and "--data_dir=/data" in evaluate
+    )
+
+
+class Made(SweepCell):
+    """A cell whose command is a program of the test."""
+
+    def left(self):
+        return [["-c", self.config]]
+
+
+def made(tmp_path, name, program):
+    return Made(name, tmp_path / name, program, (), ())
+
+
+def test_a_cell_that_fails_is_told_with_its_last_line_and_the_others_run(tmp_path):
+    bad = "import sys; print('first'); sys.stderr.write(' 3/9 2.1step/s\\r'); sys.exit('so it is')"
+    first, second = launchers.run_here([made(tmp_path, "bad", bad), made(tmp_path, "good", "print(1)")])
+    assert first.failed.endswith("ended with exit code 1: so it is") and second.failed is None and second.seconds > 0
+    assert "first" in (tmp_path / "bad" / "log.txt").read_text()
+
+
+def test_a_signal_reaches_the_command_under_way(tmp_path):
+    program = (
+        "import pathlib, signal, sys, time\ndef end(*_):\n  pathlib.Path(sys.argv[0] or '.')\n  open('SAVED', 'w').close(); sys.exit()\n"
+    )
+    program += "signal.signal(signal.SIGTERM, end)\nopen('READY', 'w').close()\ntime.sleep(60)"
+    program = program.replace("SAVED", str(tmp_path / "saved")).replace("READY", str(tmp_path / "ready"))
+
+    def send():
+        while not (tmp_path / "ready").exists():
+            time.sleep(0.05)
+        signal.raise_signal(signal.SIGTERM)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    with pytest.raises(Stopped, match=r"a is saved; the same command resumes"):
+        list(launchers.run_here([made(tmp_path, "a", program), made(tmp_path, "b", "")]))
+    thread.join()
+    assert (tmp_path / "saved").exists() and not (tmp_path / "b").exists()
+
+
+def test_the_time_left_is_that_of_each_method(tmp_path, capsys):
+    cell = lambda name: made(tmp_path, name, "")
+    found = [Ran(cell("adv/seed_1"), None, 10.0), Ran(cell("int/seed_1"), None, 30.0)]
+    rest = [cell("adv/seed_2"), cell("int/seed_2"), cell("trades/seed_1")]
+    assert sweep.seconds_left(rest, found, 999.0) == 10 + 30 + 20
+    assert sweep.seconds_left(rest, [found[0]._replace(seconds=None)], 7.0) == 21  # of jobs it is not known when they began
+    assert [sweep.duration(seconds) for seconds in (61.2, 240.0, 9000.0)] == ["61 s", "4 min", "2.5 h"]
+    cells = [each.cell for each in found]
+    assert sweep.followed([found[0]._replace(failed="why"), found[1]], cells)[0].failed == "why"
+    first, second = capsys.readouterr().err.splitlines()
+    assert (
+        first.startswith("[1/2] adv/seed_1: failed: why after 10 s; 1 left, about 10 s, until ")
+        and second == "[2/2] int/seed_1: done after 30 s"
+    )
+
+
+def test_parameters_of_the_cluster():
+    assert launchers.parse_parameters(["slurm_partition=gpu", "timeout_min=60"]) == {"slurm_partition": "gpu", "timeout_min": "60"}
+    with pytest.raises(UserError, match=r"--slurm=gpu: give KEY=VALUE"):
+        launchers.parse_parameters(["gpu"])
+
+
+def test_without_submitit_the_cluster_is_refused_with_the_way_out(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(UserError, match=r"pip install 'irob\[slurm\]', or use --list"):
+        list(launchers.run_on_cluster([made(tmp_path, "a", "")], tmp_path, {}))
+
+
+def test_jobs_of_a_cluster_run_fail_and_are_told(tmp_path):
+    """submitit's local executor, which starts a process for each job as SLURM does. A job that waits in the queue is not submitted again."""
+    pytest.importorskip("submitit")
+    good, bad = (
+        cells_of(tmp_path / name, "digits:int,tiny", [], 1, [["--measure=pgd"]])[0]._replace(name=name) for name in ("good", "bad")
+    )
+    (good.workdir / "pgd.json").parent.mkdir(parents=True)
+    bad = bad._replace(config="digits:no_such_method")
+    ran = {each.cell.name: each.failed for each in launchers.run_on_cluster([bad], tmp_path / "jobs", {"timeout_min": "5"}, "local")}
+    assert "unknown method 'no_such_method'" in ran["bad"]
+    with pytest.raises(UserError, match="submitit refuses"):
+        list(launchers.run_on_cluster([bad], tmp_path / "jobs", {"no_such": "5"}, "local"))
