@@ -1,11 +1,13 @@
 """A sweep from the command line: failed cells are tried again, finished ones are not, and the report has a row for each method."""
 
 import json
-import shlex
+import os
+import pathlib
 import subprocess
 import sys
 
 import pytest
+from conftest import ROOT
 
 pytestmark = pytest.mark.slow
 GRID = ("--config", "experiments/configs/digits.py:,tiny", "--methods", "normal,int", "--seeds", 2)
@@ -30,9 +32,8 @@ def test_a_sweep_fails_goes_on_and_ends_in_a_report(commands, tmp_path):
     (line,) = remaining.splitlines()
     written = {file: file.stat().st_mtime_ns for file in (tmp_path / "sweep").rglob("pgd*.json")}
     assert len(written) == 3
-    subprocess.run(
-        ["bash", "-c", line.replace("python", shlex.quote(sys.executable), 1).replace("&& python", f"&& {sys.executable}")], check=True
-    )
+    path = f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(["bash", "-c", line], check=True, cwd=ROOT, env={**os.environ, "PATH": path}, capture_output=True)
     out, err = commands.run("sweep", *grid)
     assert "4 cells, 4 of them finished before" in err
     assert all(file.stat().st_mtime_ns == before for file, before in written.items())
