@@ -37,7 +37,7 @@ def main() -> None:
     from experiments.sweeps.cells import as_line, cells_of, parse_evaluations, parse_varied
 
     flag = flags.FLAGS
-    workdir = pathlib.Path(flag.workdir).absolute()
+    workdir = pathlib.Path(flag.workdir)
     evaluations, varied = parse_evaluations(flag.measure or [], flag.evaluate), parse_varied(flag.vary)
     refuse("" in (flag.methods or []), "--methods: a name is empty: give names of methods, separated by commas")
     parameters = launchers.parse_parameters(flag.slurm or [])

@@ -100,6 +100,7 @@ def run_measures(evaluation: Evaluation, chosen: Mapping[str, Chosen], protocol:
         "eps": list(evaluation.eps),
         "versions": provenance.versions(),
         "git_revision": provenance.git_revision(),
+        "command": provenance.command(),
         "device": devices.describe_devices(),
         "processes": devices.num_processes(),
         "seconds": round(time.monotonic() - started, 1),

@@ -16,6 +16,7 @@ from experiments.reports import figures
 from experiments.reports.entries import Entry
 from experiments.reports.figures import Picture
 from experiments.reports.strongest import robustbench
+from experiments.reports.summary import as_text, summarized
 from experiments.reports.tables import Table
 from experiments.runtime import storage
 from experiments.runtime.errors import UserError, refuse
@@ -63,6 +64,7 @@ def _write(sections: Sequence[Section], entries: Sequence[Entry], out: pathlib.P
             file = section.file(picture, out)
             figures.save(picture.figure, file, file.with_suffix(".png"))
     storage.save_text(out / "records.csv", comma_separated(all_records(entries)))
+    storage.save_text(out / "summary.json", as_text(summarized(entries)))
     if cards := [card for entry in entries for card in robustbench(entry)]:
         storage.save_text(out / "robustbench.json", json.dumps(cards, indent=1) + "\n")
     environment = jinja2.Environment(

@@ -60,7 +60,11 @@ def _together(group: Sequence[Entry]) -> Entry:
     for entry in group:
         for record in entry.records():
             same.setdefault(json.dumps(identifying(record), sort_keys=True), []).append(record)
-    result = dataclasses.replace(first.result, records=[mean_over_seeds(records) for records in same.values()])
+    made = [entry.result.provenance for entry in group]
+    seconds = [each["seconds"] for each in made if each["seconds"] is not None]
+    provenance = {**made[0], "seeds": [each["config"]["seed"] for each in made], "seconds": sum(seconds) if seconds else None}
+    records = [mean_over_seeds(records) for records in same.values()]
+    result = dataclasses.replace(first.result, records=records, provenance=provenance)
     return Entry(f"{SEED.sub('', first.label)} ({count} seeds)", result, first.arrays)
 
 

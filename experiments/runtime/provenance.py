@@ -3,7 +3,9 @@
 import importlib.metadata
 import pathlib
 import platform
+import shlex
 import subprocess
+import sys
 
 import irob
 
@@ -15,6 +17,11 @@ def versions() -> dict[str, str]:
     installed = {distribution.name: distribution.version for distribution in importlib.metadata.distributions()}
     found = {name: installed[name] for name in PACKAGES if name in installed}
     return {"python": platform.python_version(), "irob": irob.__version__, **found}
+
+
+def command() -> str:
+    """The command line of this process, as a user types it."""
+    return shlex.join(["python", *sys.orig_argv[1:]])
 
 
 def git_revision() -> str | None:

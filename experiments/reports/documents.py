@@ -1,0 +1,137 @@
+"""Tables of documents, made from summaries of results.
+
+A document holds, where a table belongs,
+
+    <!-- results: {"from": ["mnist"], "where": {"measure": "autoattack"}, "rows": ["network"], "columns": "eps"} -->
+    ...
+    <!-- /results -->
+
+and what stands between the two lines is written anew: a row for each combination of the fields `rows`, a column for each value of the field
+`columns`, of the records that have the values of `where` (one value, or a list of those allowed); a line of where the numbers come from. `names` says
+what a network is called, and their order.
+"""
+
+import json
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from experiments.reports.pages import markdown_row
+from experiments.reports.summary import SCHEMA
+from experiments.runtime import storage
+from experiments.runtime.errors import UserError, one_line, refuse
+
+BLOCK = re.compile(r"(<!-- results: (?P<spec>.*?) -->\n).*?(<!-- /results -->)", flags=re.DOTALL)
+KEYS = {"from", "where", "rows", "columns", "names", "headings"}
+
+
+def rendered(text: str, folder: pathlib.Path) -> str:
+    """A document with its tables made anew from the summaries in a folder.
+
+    Raises:
+      UserError: for a table that cannot be made; it says which.
+    """
+    return BLOCK.sub(lambda found: f"{found[1]}{_table(found['spec'], folder)}{found[3]}", text)
+
+
+def _table(spec: str, folder: pathlib.Path) -> str:
+    try:
+        chosen = json.loads(spec)
+        refuse(
+            not isinstance(chosen, dict) or not {"from", "rows", "columns"} <= set(chosen) <= KEYS, f"keys are {', '.join(sorted(KEYS))}"
+        )
+        networks = [network for name in chosen["from"] for network in read_summary(folder / f"{name}.json")["networks"]]
+        every = [_fields(network, each) for network in networks for each in network["records"]]
+        kept = [
+            fields
+            for fields in every
+            if _has(fields, chosen.get("where", {})) and fields["network"] in chosen.get("names", [fields["network"]])
+        ]
+        refuse(not kept, "no record is like that")
+        used = [network for network in networks if any(fields["of"] is network for fields in kept)]
+        return "\n".join([*_rows(chosen, kept), "", _source(chosen["from"], used, kept), ""])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"results: {spec}: {type(error).__name__}: {one_line(error)}") from error
+    except UserError as error:
+        raise UserError(f"results: {spec}: {error}") from error
+
+
+def read_summary(file: pathlib.Path) -> dict[str, Any]:
+    """A summary that `experiments.report` or `experiments.sweep` wrote.
+
+    Raises:
+      UserError: if there is none.
+    """
+    try:
+        found = storage.read_json(file)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} is no summary ({one_line(error, 80)})") from error
+    refuse(
+        not isinstance(found, dict) or found.get("schema") != SCHEMA or "networks" not in found, f"{file} is no summary of schema {SCHEMA}"
+    )
+    return found
+
+
+def _fields(network: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
+    own = {key: network[key] for key in ("network", "dataset", "protocol")}
+    return {**own, **record, "of": network}
+
+
+def _has(fields: Mapping[str, Any], where: Mapping[str, Any]) -> bool:
+    return all(fields.get(key) in (value if isinstance(value, list) else [value]) for key, value in where.items())
+
+
+def _rows(chosen: Mapping[str, Any], kept: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The lines of the table. Two records in one cell are refused."""
+    names, rows = chosen.get("names", {}), chosen["rows"]
+    order = {name: i for i, name in enumerate(names)}
+    table: dict[tuple[str, ...], dict[Any, str]] = {}
+    for fields in sorted(kept, key=lambda fields: order.get(fields["network"], len(order))):
+        key = tuple(str(names.get(fields[row], fields[row]) if row == "network" else fields.get(row, "")) for row in rows)
+        column = fields[chosen["columns"]]
+        refuse(column in table.setdefault(key, {}), f"two records are of {', '.join(key)} at {chosen['columns']} {column}")
+        table[key][column] = cell(fields)
+    columns = sorted({column for values in table.values() for column in values}, key=lambda column: (isinstance(column, str), column))
+    headings = chosen.get("headings", {})
+    heading = [*(headings.get(row, row) for row in rows), *(headings.get(str(column), _number(column)) for column in columns)]
+    if isinstance(columns[0], float) and chosen["columns"] not in headings:
+        heading[len(rows)] = f"{chosen['columns']} {heading[len(rows)]}"
+    lines = [[*key, *(values.get(column, "") for column in columns)] for key, values in table.items()]
+    return [markdown_row(line) for line in (heading, ["---"] * len(heading), *lines)]
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}".removeprefix("0") or "0" if isinstance(value, float) and value else str(value).removesuffix(".0")
+
+
+def cell(fields: Mapping[str, Any]) -> str:
+    """A value with its interval, to a thousandth."""
+    if fields["value"] is None:
+        return "-"
+    short = lambda value: re.sub(r"^(-?)0\.", r"\1.", f"{value:.3f}")  # noqa: E731
+    return short(fields["value"]) + (f" [{short(fields['ci95'][0])}, {short(fields['ci95'][1])}]" if fields["ci95"] else "")
+
+
+def _source(files: Sequence[str], networks: Sequence[Mapping[str, Any]], kept: Sequence[Mapping[str, Any]]) -> str:
+    """One line: images, seeds, what the brackets are, data, machine, versions, files."""
+    several = [network for network in networks if len(network["seeds"]) > 1]
+    counts = sorted({fields["n"] for fields in kept})
+    brackets = {
+        (True, True): "the lowest and the highest seed, for one seed the 95% interval",
+        (True, False): "the lowest and the highest seed",
+    }
+    meaning = brackets.get((bool(several), len(several) < len(networks)), "95% interval")
+    distinct = lambda values: ", ".join(dict.fromkeys(str(value) for value in values))  # noqa: E731
+    versions = [distinct(f"{name} {network['versions'].get(name)}" for network in networks) for name in ("irob", "jax")]
+    hours = sum(network["seconds"] or 0 for network in networks) / 3600
+    parts = [
+        f"n {' to '.join(f'{n:,}' for n in dict.fromkeys((counts[0], counts[-1])))}",
+        f"seeds {distinct(seed for network in networks for seed in network['seeds'])}",
+        f"in brackets {meaning}",
+        distinct(f"{network['data']['name']} ({network['data'].get('from', '').split(' at ')[0]})" for network in networks),
+        f"measured in {hours:.1f} h on {distinct(network['device'] for network in networks)}",
+        *versions,
+        distinct(f"`experiments/results/{name}.json`" for name in files),
+    ]
+    return f"({'; '.join(parts)})"
