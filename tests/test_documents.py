@@ -25,6 +25,8 @@ def tiny(command, tmp_path):
     command = re.sub(r"(configs/\w+\.py:\w+)", r"\1,tiny", command)
     command = re.sub(r"configs/(mnist|cifar10).py", "configs/digits.py", command)
     command = re.sub(r" --config\.num_steps=\S+| --config\.(learning_rate|eps_ramp)\S*", "", command)
+    if "sweep" in command:
+        return re.sub(r"--evaluate '(.*?)( --num_examples=\d+)?'", r"--evaluate '\1 --num_examples=8 --eps=0,0.1'", command)
     if "evaluate" in command and "paper" not in command:
         command = re.sub(r" --num_examples \d+", "", command) + " --num_examples 8 --eps 0,0.1"
         command += " --budgets 2" if re.search(r"bound|isa|tradeoff", command) else ""
