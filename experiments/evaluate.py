@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from experiments.runtime.flags import define_data_dir, define_process_flags, given, run_command
+from experiments.runtime.flags import define_data_dir, define_process_flags, define_quiet, given, run_command
 
 if TYPE_CHECKING:
     from experiments.data import Split
@@ -64,7 +64,7 @@ def main() -> None:
     class_names = data.find_dataset(model.dataset).classes
     classes = tuple(sorted({class_index(text, class_names, "classes") for text in flag.classes or ()}))
     chosen = choose_measures(names, flag.protocol, texts, flag.num_examples, split.labels, classes)
-    evaluation = Evaluation(model, split, ladder, flag.batch_size, quiet=False)
+    evaluation = Evaluation(model, split, ladder, flag.batch_size, flag.quiet)
     check_measures(evaluation, chosen, flag.protocol)
     for name in ("eps", "norm", "seed"):
         read = any(name in measure.reads for measure, _ in chosen.values())
@@ -212,6 +212,7 @@ def define_flags(argv: Sequence[str]) -> None:
     flags.DEFINE_string(
         "out", None, "result file (default: WORKDIR/PROTOCOL_STEP[_MEASURES][_OPTIONS].json or runs/WEIGHTS_PROTOCOL...json)"
     )
+    define_quiet()
     flags.DEFINE_bool("overwrite", False, "replace an existing result file")
     define_data_dir()
     define_process_flags()

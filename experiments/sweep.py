@@ -66,6 +66,8 @@ def main() -> None:
 
 def followed(outcomes: "Iterable[Ran]", cells: "Sequence[SweepCell]") -> "list[Ran]":
     """Waits for outcomes, and prints a line for each, with the time that the others will take, as those of their method did."""
+    from experiments.runtime.progress import duration
+
     found, started = [], time.monotonic()
     for outcome in outcomes:
         found.append(outcome)
@@ -89,13 +91,6 @@ def seconds_left(rest: "Sequence[SweepCell]", found: "Sequence[Ran]", elapsed: f
     of_method = lambda name: [outcome.seconds for outcome in known if outcome.cell.name.split("/")[0] == name.split("/")[0]]  # noqa: E731
     average = mean([outcome.seconds for outcome in known])
     return sum(mean(times) if (times := of_method(cell.name)) else average for cell in rest)
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words, as precisely as it matters."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def report_on(cells: "Sequence[SweepCell]", workdir: pathlib.Path) -> pathlib.Path:

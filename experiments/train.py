@@ -17,7 +17,7 @@ import sys
 
 from absl import flags
 
-from experiments.runtime.flags import define_data_dir, define_process_flags, run_command
+from experiments.runtime.flags import define_data_dir, define_process_flags, define_quiet, run_command
 
 
 def main() -> None:
@@ -35,10 +35,10 @@ def main() -> None:
     where = (flag.coordinator, flag.num_processes, flag.process_id)
     devices.start(*where, config.batch_size, timeout=flag.timeout, settings=settings | provenance.versions())
     if flag.coordinator is not None:  # one process alone must not stop
-        train(config, flag.workdir, flag.data_dir, flag.extend, from_step=flag.from_step)
+        train(config, flag.workdir, flag.data_dir, flag.extend, from_step=flag.from_step, quiet=flag.quiet)
         return
     with stop_requests() as stop:
-        train(config, flag.workdir, flag.data_dir, flag.extend, stop, flag.from_step)
+        train(config, flag.workdir, flag.data_dir, flag.extend, stop, flag.from_step, flag.quiet)
 
 
 if __name__ == "__main__":
@@ -54,6 +54,7 @@ if __name__ == "__main__":
     flags.DEFINE_bool("extend", False, "continue a run of fewer steps to config.num_steps")
     flags.DEFINE_integer("from_step", None, "continue from this checkpoint instead of the last one; later ones are moved to set_aside/")
     define_data_dir()
+    define_quiet()
     define_process_flags()
     flags.mark_flags_as_required(["config", "workdir"])
     run_command(main)

@@ -125,7 +125,6 @@ def test_the_time_left_is_that_of_each_method(tmp_path, capsys):
     rest = [cell("adv/seed_2"), cell("int/seed_2"), cell("trades/seed_1")]
     assert sweep.seconds_left(rest, found, 999.0) == 10 + 30 + 20
     assert sweep.seconds_left(rest, [found[0]._replace(seconds=None)], 7.0) == 21  # of jobs it is not known when they began
-    assert [sweep.duration(seconds) for seconds in (61.2, 240.0, 9000.0)] == ["61 s", "4 min", "2.5 h"]
     cells = [each.cell for each in found]
     assert sweep.followed([found[0]._replace(failed="why"), found[1]], cells)[0].failed == "why"
     first, second = capsys.readouterr().err.splitlines()

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import tqdm
 
 from experiments.data import Split
 from experiments.evaluation.cache import ResultCache
@@ -15,6 +14,7 @@ from experiments.evaluation.examples import Images
 from experiments.runtime import devices
 from experiments.runtime.models import EvaluatedModel
 from experiments.runtime.plan import current_plan
+from experiments.runtime.progress import progress
 from irob.types import Model
 
 Check = Callable[..., Any]
@@ -105,9 +105,7 @@ class Evaluation:
 
         per_device = self.batch_size(len(indices))
         batch = per_device * devices.num_devices()
-        with tqdm.tqdm(
-            total=len(indices), initial=len(indices) - len(missing), desc=label, unit="image", disable=self.quiet, leave=False, delay=1
-        ) as bar:
+        with progress(len(indices), "image", label, len(indices) - len(missing), show=not self.quiet, leave=False) as bar:
             for i in range(0, len(missing), batch):
                 rows = missing[i : i + batch]
                 arrays = devices.map_batches(make(self.network, spec), arguments, fetch, rows, per_device)

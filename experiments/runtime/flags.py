@@ -70,6 +70,11 @@ def define_data_dir() -> None:
     flags.DEFINE_string("data_dir", None, "where tfds data sets lie (default: $TFDS_DATA_DIR or tfds's own)")
 
 
+def define_quiet() -> None:
+    """The flag of a command that works long."""
+    flags.DEFINE_bool("quiet", False, "print no progress (a bar on a terminal, a line a minute elsewhere)")
+
+
 def given(argv: Sequence[str], name: str) -> list[str]:
     """The values of a flag on a command line that is not parsed yet."""
     values = []

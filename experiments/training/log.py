@@ -11,6 +11,7 @@ import ml_collections
 import numpy as np
 
 from experiments.runtime import devices, storage
+from experiments.runtime.progress import progress
 from experiments.training.recipe import eps_at, learning_rate_at
 from experiments.training.step import MetricSums
 
@@ -18,9 +19,8 @@ from experiments.training.step import MetricSums
 class Log:
     """Progress bar, metrics.jsonl and TensorBoard events. Lines of steps after `start`, left by an interrupted run, are dropped."""
 
-    def __init__(self, directory: pathlib.Path, start: int, config: ml_collections.ConfigDict):
+    def __init__(self, directory: pathlib.Path, start: int, config: ml_collections.ConfigDict, quiet: bool = False):
         import tensorboardX
-        import tqdm
 
         self.config, self.writes = config, devices.is_first_process()
         self.since = (time.monotonic(), start)
@@ -31,9 +31,7 @@ class Log:
             storage.save_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
             self.file = self.path.open("a")
             self.board = tensorboardX.SummaryWriter(str(directory / "tensorboard"), purge_step=start + 1)
-        self.bar = tqdm.tqdm(
-            total=config.num_steps, initial=start, unit="step", desc=f"{config.dataset} {config.method}", disable=not self.writes
-        )
+        self.bar = progress(config.num_steps, "step", f"{config.dataset} {config.method}", start, show=self.writes and not quiet)
 
     def __enter__(self) -> "Log":
         return self

@@ -43,6 +43,7 @@ def train(
     extend: bool = False,
     stop: Callable[[], int | None] = lambda: None,
     from_step: int | None = None,
+    quiet: bool = False,
 ) -> TrainState:
     """Trains to `config.num_steps` and returns the last state, on the host. A run that was interrupted continues from its last checkpoint.
 
@@ -54,6 +55,7 @@ def train(
         result is not that of one run.
       stop: the number of a signal that asks to stop, None while there is none; then the run is saved as it is, without validation.
       from_step: of the checkpoint to continue from; later ones are set aside. None: the last.
+      quiet: whether no progress is printed.
 
     Raises:
       Stopped: if it was asked to stop.
@@ -75,7 +77,7 @@ def train(
             early = f": it stopped at {start}, config.patience after its best validation at {history.best_step}"
             print(f"{workdir} has all {config.num_steps} steps already{'' if start >= config.num_steps else early}", file=sys.stderr)
             return state
-        with Log(directory, start, config) as log:
+        with Log(directory, start, config, quiet) as log:
             step, at_once = make_step(config, network, defense, current_plan()), config.steps_per_dispatch
             batches = training_batches(split, config.batch_size, config.seed, start, at_once)
             device_state, sums = devices.replicate(state), devices.replicate(zero_metrics())

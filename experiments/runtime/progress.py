@@ -1,0 +1,67 @@
+"""Progress of long work: a bar on a terminal, in a log file a line now and then, with the time that is left."""
+
+import sys
+import time
+from typing import Any, ClassVar, TextIO
+
+SECONDS_BETWEEN_LINES = 60.0
+
+
+class ProgressLines:
+    """Prints a line at most so often, in the whole process, however many pieces of work follow one another. It has the interface of a tqdm bar."""
+
+    last: ClassVar[float] = time.monotonic()
+
+    def __init__(self, total: int, unit: str, text: str, done: int, stream: TextIO):
+        self.total, self.unit, self.text, self.stream = total, unit, text, stream
+        self.first, self.done, self.beside = done, done, ""
+        self.started = time.monotonic()
+
+    def __enter__(self) -> "ProgressLines":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def set_postfix(self, refresh: bool = False, **values: str) -> None:
+        """What stands behind the numbers of the next lines."""
+        self.beside = "".join(f", {name} {value}" for name, value in values.items())
+
+    def update(self, more: int) -> None:
+        """So much more is done."""
+        self.done += more
+        now = time.monotonic()
+        if now - ProgressLines.last >= SECONDS_BETWEEN_LINES and self.done > self.first:
+            ProgressLines.last = now
+            rate = (self.done - self.first) / max(now - self.started, 1e-9)
+            left = duration((self.total - self.done) / rate)
+            numbers = f"{self.done:,} of {self.total:,} {self.unit}s, {rate:.3g} a second, {left} left"
+            print(f"{self.text}: {numbers}{self.beside}", file=self.stream, flush=True)
+
+    def close(self) -> None:
+        """Nothing is left to be printed at the end."""
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words, as precisely as it matters."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def progress(total: int, unit: str, text: str, done: int = 0, show: bool = True, leave: bool = True) -> Any:
+    """A tqdm bar on a terminal, lines elsewhere; both have `update`, `set_postfix` and `close`, and are context managers.
+
+    Args:
+      total: number of units.
+      unit: its name, in the singular.
+      text: of the work.
+      done: units that were done before.
+      show: false for nothing at all.
+      leave: whether the bar stays when the work is done.
+    """
+    if show and not sys.stderr.isatty():
+        return ProgressLines(total, unit, text, done, sys.stderr)
+    import tqdm
+
+    return tqdm.tqdm(total=total, initial=done, unit=unit, desc=text, disable=not show, leave=leave, delay=0 if leave else 1)
