@@ -1,10 +1,12 @@
+import hypothesis
+import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import irob
-from irob.defenses import adversarial_loss, interpretation_change, path_attributions
+from irob.defenses import adversarial_loss, interpretation_change, interpretation_margin_loss, path_attributions
 
 
 def toy(x):
@@ -46,8 +48,15 @@ def numpy_terms(x, x_adv, label):
     by_class = np.abs((x_adv - x) * np.mean([slopes(z) for z in path], axis=0)).sum(axis=(1, 2, 3))
     r_g = by_class[label] + np.sum(weights / weights.sum() * by_class[others])
     p_adv = np.exp(log_p(x_adv))
+
+    def against(i):
+        """What the map of the label loses and that of i gains, less the gap of the clean logits."""
+        change, f = maps_of(x_adv) - maps_of(x), maps_of(x).mean(axis=(0, 1))
+        return np.maximum(-change[..., label], 0).mean() + np.maximum(change[..., i], 0).mean() - (f[label] - f[i])
+
     more = {
         "square": np.sum(of_loss(x) ** 2),
+        "margin": np.log(1 + sum(np.exp(against(i)) for i in others)),
         "saliency": np.sum(slopes(x)[label] ** 2),
         "runner_up": -np.log(1 - p_adv[others].max()),
         "aware": (1 - np.exp(-ce)) * kl,
@@ -72,6 +81,7 @@ ROWS = {
     "int_ig_adv": (lambda v: v["ce_adv"] + 0.01 * v["r_g"], lambda v: v["ce_adv"] + 0.01 * v["r_g"]),
     "mart": (lambda v: v["ce_adv"], lambda v: v["ce_adv"] + v["runner_up"] + 5 * v["aware"]),
     "alp": (lambda v: v["ce_adv"], lambda v: 0.5 * (v["ce"] + v["ce_adv"] + v["pairing"])),
+    "int_margin": (lambda v: v["ce_adv"], lambda v: v["margin"]),
     "gradient_norm": (None, lambda v: v["ce"] + v["square"]),
     "saliency_norm": (None, lambda v: v["ce"] + v["saliency"]),
 }
@@ -103,6 +113,26 @@ def test_without_perturbation_interpretations_do_not_differ():
     assert interpretation_change(toy(X), toy(X), 1) == 0.0
     gradient = jax.grad(lambda z: interpretation_change(toy(X), toy(z), 1))(X)
     np.testing.assert_array_equal(gradient, np.zeros_like(X))
+
+
+@hypothesis.given(st.integers(0, 2**31), st.integers(0, 3), st.floats(0.0, 30.0))
+def test_the_change_of_maps_bounds_the_adversarial_loss(seed, label, size):
+    """For maps whose means are the logits; it is CE(x) without a change, and CE(x') where every change speaks against the label."""
+    random = np.random.default_rng(seed)
+    explained = lambda maps: irob.Explanation(jnp.asarray(maps, jnp.float32), jnp.asarray(maps.mean(axis=(0, 1)), jnp.float32))
+    maps, change = 3 * random.normal(size=(3, 2, 4)), size * random.normal(size=(3, 2, 4))
+    clean, attacked = explained(maps), explained(maps + change)
+    loss = float(interpretation_margin_loss(clean, attacked, label))
+    assert loss >= float(irob.cross_entropy(attacked.logits, label)) - 1e-4 * (1 + size)
+    np.testing.assert_allclose(
+        interpretation_margin_loss(clean, clean, label), irob.cross_entropy(clean.logits, label), rtol=1e-4, atol=1e-6
+    )
+    against = explained(maps + np.where(np.arange(4) == label, -1, 1) * np.abs(change))
+    expected = irob.cross_entropy(against.logits, label)
+    np.testing.assert_allclose(interpretation_margin_loss(clean, against, label), expected, rtol=1e-4, atol=1e-4)
+    halves = irob.proposition_1_sides(clean, attacked, label, (label + 1) % 4)
+    d = np.abs(change).mean(axis=(0, 1))
+    assert float(halves.discrepancy) * 2 == pytest.approx(d[label] + d[(label + 1) % 4], rel=1e-3, abs=1e-5)
 
 
 def test_a_new_method_is_a_new_row():
@@ -156,7 +186,7 @@ def test_the_cost_of_a_method_is_an_attribute_of_its_row(name, options, gradient
 
 def test_the_methods_that_compare_maps():
     comparing = {name for name, row in irob.DEFENSES.items() if row().compares_maps}
-    assert comparing == {"int", "int_one_class", "int_adv", "int2", "int2_adv", "hessian_norm"}
+    assert comparing == {"int", "int_one_class", "int_adv", "int2", "int2_adv", "int_margin", "hessian_norm"}
 
 
 def test_memory_does_not_grow_with_the_points_of_a_path():

@@ -17,6 +17,8 @@ label (t = label, f = logits, M = raw class activation maps, CE = cross-entropy,
     int2_adv       CE(x')                CE(x') + lambda R
     mart           CE(x')                CE(x') + U(x') + beta (1 - p_t(x)) KL,    U = -log(1 - max_{i != t} p_i)
     alp            CE(x')                (CE(x) + CE(x')) / 2 + lambda ||f(x) - f(x')||_2^2
+    int_margin     CE(x')                L = log(1 + sum_{c != t} exp(A_c - (f_t(x) - f_c(x)))),
+                                         A_c = mean_u [(M_t(x) - M_t(x'))_+ + (M_c(x') - M_c(x))_+]
 
 and of terms with gradients on the path from x to x', z_k = x + k/n (x' - x), k = 1..n:
 
@@ -45,6 +47,9 @@ and of bounds over the whole ball (`irob.certify`), m_j below `f_t - f_j`:
 
 Boopathy et al. 2020 (https://arxiv.org/abs/2006.14748), in the form that the authors trained: raw sums over positions, no factor 1/2, gradient
 through the softmax weights, lambda = 0.01. On the paper's scale (maps on the logit scale, halved terms) that weight is 0.02 h w.
+L of `int_margin` is ours: by Proposition 1 no attack that changes the maps so much reaches a larger cross-entropy, and no logit of x' is in it. It
+counts the part of the two-class discrepancy that speaks against the label.
+
 G is that of Chen et al. 2019 (https://arxiv.org/abs/1905.09957), per image and with lambda = 1. The code of Boopathy et al. differentiates the mean
 loss of a batch of N, so their networks have lambda = 1 / N; and what they call Int-IG is not class-wise there, but on images of one channel ig_norm
 (ig_sum_norm) with lambda = 0.02 / N.
@@ -84,8 +89,10 @@ from irob.defenses.terms import (
     int2_adv,
     int_,
     int_adv,
+    int_margin,
     int_one_class,
     interpretation_change,
+    interpretation_margin_loss,
     logit_pairing,
     mart,
     misclassification_aware_change,
@@ -109,6 +116,7 @@ DEFENSES: dict[str, Callable[..., Defense]] = {
     "int2_adv": int2_adv,
     "mart": mart,
     "alp": alp,
+    "int_margin": int_margin,
     "ig_norm": ig_norm,
     "ig_sum_norm": ig_sum_norm,
     "int_ig": int_ig,
@@ -155,8 +163,10 @@ __all__ = [
     "int_adv",
     "int_ig",
     "int_ig_adv",
+    "int_margin",
     "int_one_class",
     "interpretation_change",
+    "interpretation_margin_loss",
     "interval_margins",
     "linear_margins",
     "logit_pairing",
