@@ -18,9 +18,9 @@ setup(
     license="MIT",
     packages=find_packages(include=["irob", "irob.*", "experiments", "experiments.*"]),
     package_data={
-        "experiments": ["results/*.json"],
+        "experiments": ["results/*.*", "results/networks/*.*"],
         "experiments.evaluation": ["uar_calibration.json"],
-        "experiments.reports": ["templates/*"],
+        "experiments.reports": ["templates/*.*", "templates/site/*"],
     },
     python_requires=">=3.11",
     install_requires=[
@@ -51,6 +51,7 @@ setup(
             "beartype>=0.20",
             "hypothesis>=6.100",
             "mypy>=1.15",
+            "pdoc>=15.0",
             "pytest>=8.0",
             "pytest-xdist>=3.6",
             "ruff>=0.11",
@@ -59,6 +60,7 @@ setup(
             "setuptools>=71",  # to build the wheel that is tested
         ],
         "prepare": ["tensorflow>=2.18"],  # only to download and write data sets; reading needs none
+        "docs": ["pdoc>=15.0"],  # experiments.site
         "slurm": ["submitit>=1.5"],  # experiments.sweep on a cluster
         "tensorboard": ["tensorboard>=2.18"],  # to look at the event files
         # the peers of experiments.benchmark

@@ -6,7 +6,7 @@ python -m experiments
 import ast
 import pathlib
 
-COMMANDS = ("quickstart", "prepare_data", "train", "evaluate", "report", "sweep", "benchmark", "documents")
+COMMANDS = ("quickstart", "prepare_data", "train", "evaluate", "report", "sweep", "benchmark", "documents", "site")
 
 
 def commands() -> list[str]:

@@ -11,7 +11,7 @@ from conftest import ROOT
 
 IROB = [file.relative_to(ROOT) for file in sorted((ROOT / "irob").rglob("*.py"))]
 EXPERIMENTS = [file.relative_to(ROOT) for file in sorted((ROOT / "experiments").rglob("*.py"))]
-COMMANDS = {"runs", "train", "evaluate", "report", "prepare_data", "quickstart", "benchmark", "sweep", "documents"}
+COMMANDS = {"runs", "train", "evaluate", "report", "prepare_data", "quickstart", "benchmark", "sweep", "documents", "site"}
 # From the bottom to the top: a package imports those before it.
 ORDER = [
     "types",

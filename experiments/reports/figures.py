@@ -30,10 +30,10 @@ def subplots(rows: int, columns: int, width: float, height: float, **options: An
 
 
 class Picture(NamedTuple):
-    """name: of its files. figure: its content. caption: below it."""
+    """name: of its files. figure: its content, a matplotlib figure. caption: below it."""
 
     name: str
-    figure: "Figure"
+    figure: Any
     caption: str
 
 

@@ -5,8 +5,6 @@ size in the direction of steepest ascent of a linear function, in the ball's own
 attack serves a schedule of radii. A row of `BALLS` also has the `length` of a perturbation, the `diameter` of the box and its largest radius.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -38,7 +36,7 @@ class Ball(Protocol):
 class NormBall(Ball, Protocol):
     """A row of `BALLS`: the balls of a norm, made by their radius.
 
-    `project` returns the nearest point of the set, in l2. The step of `ascend` has norm step_size and increases <gradient, .> most.
+    Its projection is the nearest point of the set, in l2. Its step of ascent has norm step_size and increases the product with the gradient most.
     """
 
     def random_direction(self, key: PRNGKey, x: Point) -> Point:

@@ -11,8 +11,6 @@
 `map_attack` ascends the damage where the demand is fulfilled, and the demand where it is not.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -120,7 +118,7 @@ def copying(given_maps: Maps) -> Damage:
     return lambda maps: -jnp.sum((maps - given_maps) ** 2)
 
 
-def center_of_mass(maps: Maps) -> Float[Array, 2]:
+def center_of_mass(maps: Maps) -> Float[Array, " 2"]:
     """Row and column, `sum_u |M(u)| u / sum_u |M(u)|`, maps summed over their last axis; NaN for a map of zeros.
 
     >>> center_of_mass(jnp.array([[[1.0], [-3.0]]])).tolist()

@@ -9,8 +9,6 @@
 They are signed, `[H, W, c]`; `heatmap` makes a picture of one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

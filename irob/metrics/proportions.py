@@ -1,7 +1,5 @@
 """Proportions and means over examples, with their uncertainty."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import jax.numpy as jnp

@@ -80,6 +80,7 @@ class CAMNetwork(nn.Module):
     activation: str = "relu"
 
     def setup(self) -> None:
+        """Makes the convolutions and the head."""
         self.convs = [
             nn.Conv(
                 layer.channels,

@@ -1,7 +1,5 @@
 """The images, targets and random starts that the authors drew."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

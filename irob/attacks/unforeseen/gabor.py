@@ -2,8 +2,6 @@
 https://arxiv.org/abs/1908.08016, as in their code).
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import jax

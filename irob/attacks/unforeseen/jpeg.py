@@ -2,8 +2,6 @@
 code), within an l-inf, l2 or l1 ball.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

@@ -1,0 +1,138 @@
+"""Builds the documentation site: README, developer guide, claims, and the reference of every public name, by pdoc.
+
+    pip install -e '.[docs]' && python -m experiments.site --out site
+
+Names that cannot be documented and links that lead nowhere are errors.
+"""
+
+import html.parser
+import os
+import pathlib
+import re
+import shutil
+import urllib.parse
+import warnings
+
+from absl import flags
+
+from experiments.runtime.flags import run_command
+
+MODULES = ("irob", "experiments", "!experiments.benchmark", "!experiments.benchmarks")  # its peers need what is not installed
+TOPICS = (
+    "irob",
+    "irob.attacks",
+    "irob.maps",
+    "irob.defenses",
+    "irob.models",
+    "irob.discrepancies",
+    "irob.certify",
+    "irob.metrics",
+    "experiments",
+)
+ROOT = pathlib.Path(__file__).parent.parent
+PAGES = {  # document -> (page, title)
+    "README.md": ("index.html", "Overview"),
+    "BUILD.md": ("guide.html", "Developer guide"),
+    "experiments/results/claims.md": ("claims.html", "What holds and what does not"),
+}
+
+
+def build(out: pathlib.Path) -> int:
+    """Writes the site; returns the number of pages.
+
+    Raises:
+      UserError: if pdoc is not installed, the documents are not there, or a link leads nowhere.
+    """
+    from experiments.runtime.errors import UserError, one_line, refuse
+
+    refuse(not (ROOT / "README.md").exists(), "the documents are not here: build the site from a clone of the project")
+    try:
+        import pdoc
+        import pdoc.render
+    except ImportError as error:
+        raise UserError("pdoc is not installed: pip install -e '.[docs]'") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            templates = pathlib.Path(__file__).parent / "reports" / "templates" / "site"
+            pdoc.render.configure(docformat="google", template_directory=templates)
+            pdoc.pdoc(*MODULES, output_directory=out)
+        except UserWarning as error:
+            raise UserError(f"something cannot be documented: {one_line(error)}") from error
+    pages = {page: title for name, (page, title) in PAGES.items() if (ROOT / name).exists()}
+    for name, (page, title) in PAGES.items():
+        if (ROOT / name).exists():
+            content = pdoc.render.to_html(linked((ROOT / name).read_text(), name))
+            whole = pdoc.render.env.get_template("page.html.jinja2").render(title=title, pages=pages, modules=TOPICS, content=content)
+            (out / page).write_text(whole)
+    shutil.copytree(ROOT / ".readme", out / "figures", dirs_exist_ok=True)
+    broken = broken_links(out)
+    refuse(bool(broken), f"{len(broken)} links lead nowhere: {'; '.join(broken[:5])}")
+    return len(list(out.rglob("*.html")))
+
+
+def linked(text: str, document: str) -> str:
+    """A document with its links to other documents and figures as those of the site.
+
+    document: its path in the project.
+    """
+    folder = pathlib.PurePosixPath(document).parent
+
+    def place(found: re.Match[str]) -> str:
+        if re.match(r"\w+:", found[1]):
+            return found[0]
+        target = os.path.normpath(folder / found[1]).replace(".readme/", "figures/")
+        return f"]({PAGES[target][0] if target in PAGES else target})"
+
+    return re.sub(r"\]\(([^)#\s]+)\)", place, text)
+
+
+class _Links(html.parser.HTMLParser):
+    """The links of a page, and the places in it that can be linked to."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.targets: list[str] = []
+        self.places: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        """Notes what a tag links to, and its own name."""
+        found = dict(attributes)
+        self.targets += [target for target in (found.get("href"), found.get("src")) if target]
+        self.places |= {name for name in (found.get("id"), found.get("name")) if name}
+
+
+def broken_links(folder: pathlib.Path) -> list[str]:
+    """Links inside of a site that lead to no file, or to no place in a file: `PAGE -> LINK`."""
+    pages = {file: _Links(file.read_text()) for file in folder.rglob("*.html")}
+    known = {page.resolve(): page for page in pages}
+    broken = []
+    for file, links in pages.items():
+        for target in links.targets:
+            parts = urllib.parse.urlsplit(target)
+            if parts.scheme or parts.netloc:
+                continue
+            to = (file.parent / urllib.parse.unquote(parts.path)).resolve() if parts.path else file
+            missing = not to.is_file() or (parts.fragment and to in known and parts.fragment not in pages[known[to]].places)
+            if missing:
+                broken.append(f"{file.relative_to(folder)} -> {target}")
+    return broken
+
+
+def main() -> None:
+    """Parses flags and builds the site."""
+    from experiments.runtime.errors import refuse
+
+    out = pathlib.Path(flags.FLAGS.out)
+    refuse(
+        out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "index.html").exists())),
+        f"--out {out} is in the way: no site",
+    )
+    print(f"{build(out)} pages written to {out}: open {out / 'index.html'}")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("out", None, "a directory for the site")
+    flags.mark_flag_as_required("out")
+    run_command(main)
