@@ -112,7 +112,7 @@ def test_options_of_a_method_reach_it():
     ("given", "overrides", "message"),
     [
         ("mnist:intt", [], "unknown method 'intt': choose one of normal, adv"),
-        ("mnist:int,big", [], "unknown switch 'big' in the config variant: there is fast, tiny"),
+        ("mnist:int,big", [], "unknown switch 'big' in the config variant: there is fast, robust, tiny"),
         ("digit:int", [], "--config: there is no file 'digit'; the configs that come with the project are cifar10, digits"),
         ("README.md:int", [], "--config: 'README.md' is not a Python file"),
         ("setup.py:int", [], r"--config setup.py: running it raised"),
