@@ -67,8 +67,11 @@ def lines_of(result: dict[str, Any]) -> Iterator[str]:
     """The lines that show one group."""
     yield result["title"]
     if "scaling" in result:
-        yield f"  {'':22}{'':>11}{'median ms':>11}"
-        yield from (f"  {row['what']:22}{row['value']:>11}{1e3 * row['seconds']:11.1f}" for row in result["scaling"])
+        yield f"  {'':22}{'':>11}{'median ms':>11}{'memory MB':>11}"
+        for row in result["scaling"]:
+            yield f"  {row['what']:22}{row['value']:>11}{1e3 * row['seconds']:11.1f}{row['memory'] / 1e6:11.0f}"
+        known = {what: p for what, p in result["exponents"].items() if p is not None}
+        yield "  time grows as its power: " + ", ".join(f"{what} {p:.2f}" for what, p in known.items())
         return
     yield f"  {'':22}{'median ms':>11}{'min':>9}{'max':>9}{'first call':>12}{'x ours':>8}"
     for who, t in result["contenders"].items():

@@ -133,21 +133,34 @@ def test_the_check_of_near_medians_can_fail():
 @pytest.mark.slow
 def test_scaling_times_every_variation_on_its_devices(monkeypatch):
     small = scaling.BASE._replace(batch=4, attack_steps=1)
-    monkeypatch.setattr(scaling, "SCALING", {"devices": [("2", small, 2)], "batch": [("3", small._replace(batch=3), 1)]})
+    monkeypatch.setattr(scaling, "SCALING", {"devices": [(2, small, 2)], "classes": [(3, small._replace(num_classes=3, width=2), 1)]})
     before = os.environ.get("XLA_FLAGS")
     result = scaling.scaling(rounds=1)
     assert os.environ.get("XLA_FLAGS") == before
-    assert [(row["what"], row["value"]) for row in result["scaling"]] == [("devices", "2"), ("batch", "3")]
+    assert [(row["what"], row["value"]) for row in result["scaling"]] == [("devices", 2), ("classes", 3)]
     assert [row["devices"] for row in result["scaling"]] == [2, 1]
+    assert all(row["memory"] > 1e8 and row["seconds"] > 0 for row in result["scaling"])
     assert any("devices" in line for line in benchmark.lines_of(result))
+
+
+def test_the_exponent_of_a_power_is_found():
+    rows = [{"value": n, "seconds": 3.0 * n**1.5} for n in (1, 2, 8)]
+    assert scaling.exponent(rows) == pytest.approx(1.5) and scaling.exponent(rows[:1]) is None
+
+
+def test_a_wider_network_has_more_channels_everywhere_but_in_its_last_layer():
+    wide = scaling.BASE._replace(width=3, num_classes=7).model()
+    assert [layer.channels for layer in wide.layers] == [48, 96, 100] and wide.num_classes == 7
+    assert training_groups.batch_of(scaling.BASE._replace(num_classes=2))[1].max() == 1
 
 
 def test_a_variation_takes_its_median(monkeypatch):
     times, sent = iter([3.0, 1.0, 2.0]), []
     monkeypatch.setattr(scaling, "our_step", lambda of, method: lambda: None)
     monkeypatch.setattr(scaling, "clocked", lambda step: (next(times), None))
-    scaling.seconds_of(types.SimpleNamespace(send=sent.append), scaling.BASE, 3)
-    assert sent == [(jax.device_count(), 2.0)]
+    scaling.measured_in_process(types.SimpleNamespace(send=sent.append), scaling.BASE, 3)
+    ((devices, seconds, memory),) = sent
+    assert (devices, seconds) == (jax.device_count(), 2.0) and 1e8 < memory < 1e11
 
 
 def peers():

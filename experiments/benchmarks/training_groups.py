@@ -1,5 +1,6 @@
 """Training steps, ours and the same by peers."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Step(NamedTuple):
-    """What a training step is made of."""
+    """What a training step is made of. width: by how much the channels of a table of layers are multiplied, but those of the last."""
 
     network: str
     image_shape: tuple[int, int, int]
@@ -19,6 +20,20 @@ class Step(NamedTuple):
     attack_steps: int
     eps: float
     step_size: float
+    num_classes: int = 10
+    width: int = 1
+
+    def model(self) -> Any:
+        """Its network, at this width."""
+        from irob.models import MODELS
+        from irob.models.cam_network import Conv
+
+        network = MODELS[self.network](self.image_shape, self.num_classes)
+        if self.width == 1:
+            return network
+        *layers, last = network.layers  # type: ignore[attr-defined]
+        wide = [dataclasses.replace(each, channels=self.width * each.channels) if isinstance(each, Conv) else each for each in layers]
+        return network.clone(layers=(*wide, last))  # type: ignore[attr-defined]
 
 
 # The paper's schedules.
@@ -35,12 +50,12 @@ LARGE_STEPS = {name: STEPS["cifar_small"]._replace(network=name) for name in ("p
 def training_step_group(name: str, method: str, dtype: str = "float32") -> Group:
     """One optimizer step, data on the device. dtype: of the network while it is attacked."""
     from experiments.benchmarks import floors
-    from irob.models import MODELS, CAMNetwork
+    from irob.models import CAMNetwork
 
     of = (STEPS | LARGE_STEPS)[name]
     title = f"training step, {method}, {name.replace('_', ' ')}, batch {of.batch}, {of.attack_steps} attack steps"
     title += "" if dtype == "float32" else f", attacked in {dtype}"
-    network = MODELS[of.network](of.image_shape, 10)
+    network = of.model()
     cost = floors.training_step_cost(network, method, of.batch, of.attack_steps) if isinstance(network, CAMNetwork) else None
     return Group(title, our_step(of, method, dtype), training_peers, (name, method, dtype, *batch_of(of)), cost)
 
@@ -50,7 +65,7 @@ def batch_of(of: Step) -> "tuple[np.ndarray, np.ndarray]":
     import numpy as np
 
     random = np.random.default_rng(0)
-    return random.integers(0, 256, (of.batch, *of.image_shape), np.uint8), random.integers(0, 10, of.batch).astype(np.int32)
+    return random.integers(0, 256, (of.batch, *of.image_shape), np.uint8), random.integers(0, of.num_classes, of.batch).astype(np.int32)
 
 
 def our_step(of: Step, method: str, dtype: str = "float32") -> Callable[[], Any]:
@@ -61,9 +76,8 @@ def our_step(of: Step, method: str, dtype: str = "float32") -> Callable[[], Any]
     from experiments.runtime import devices
     from experiments.runtime.plan import current_plan
     from experiments.training.step import initial_state, make_step, zero_metrics
-    from irob.models import MODELS
 
-    network = MODELS[of.network](of.image_shape, 10)
+    network = of.model()
     config = step_config(of, method)
     config.attack.dtype = dtype
     images, labels = batch_of(of)
@@ -93,10 +107,10 @@ def torch_steps(name: str, method: str, dtype: str, images: "np.ndarray", labels
     import torch
 
     from experiments.benchmarks import peers
-    from irob.models import MODELS, CAMNetwork
+    from irob.models import CAMNetwork
 
     of = (STEPS | LARGE_STEPS)[name]
-    network: Any = MODELS[of.network](of.image_shape, 10)
+    network = of.model()
     params = network.initial_params()
     x, t = peers.images(images / np.float32(255)), torch.tensor(labels.astype(np.int64)).to(peers.device())
     contenders: dict[str, Callable[[], Any]] = {}
@@ -127,10 +141,9 @@ def tensorflow_step(name: str, method: str, dtype: str, images: "np.ndarray", la
     import numpy as np
 
     from experiments.benchmarks import tensorflow_peers
-    from irob.models import MODELS
 
     of = STEPS[name]
-    network: Any = MODELS[of.network](of.image_shape, 10)
+    network = of.model()
     step = tensorflow_peers.make_step(
         network, network.initial_params(), eps=of.eps, step_size=of.step_size, steps=of.attack_steps, learning_rate=1e-4
     )
