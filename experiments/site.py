@@ -10,8 +10,10 @@ import os
 import pathlib
 import re
 import shutil
+import typing
 import urllib.parse
 import warnings
+from typing import Any
 
 from absl import flags
 
@@ -48,9 +50,12 @@ def build(out: pathlib.Path) -> int:
     refuse(not (ROOT / "README.md").exists(), "the documents are not here: build the site from a clone of the project")
     try:
         import pdoc
+        import pdoc.doc
+        import pdoc.doc_types
         import pdoc.render
     except ImportError as error:
         raise UserError("pdoc is not installed: pip install -e '.[docs]'") from error
+    pdoc.doc.safe_eval_type = pdoc.doc_types.safe_eval_type = as_written  # type: ignore[assignment]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
@@ -69,6 +74,22 @@ def build(out: pathlib.Path) -> int:
     broken = broken_links(out)
     refuse(bool(broken), f"{len(broken)} links lead nowhere: {'; '.join(broken[:5])}")
     return len(list(out.rglob("*.html")))
+
+
+class _SourceText:
+    """An annotation whose text is that of the source."""
+
+    def __init__(self, text: str):
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def as_written(annotation: Any, *_: Any) -> Any:
+    """An annotation as it stands in the source: `Image`, where its type fills three lines. In the place of pdoc's, which evaluates it."""
+    text = annotation.__forward_arg__ if isinstance(annotation, typing.ForwardRef) else annotation
+    return _SourceText(text) if isinstance(text, str) else annotation
 
 
 def linked(text: str, document: str) -> str:

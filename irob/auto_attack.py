@@ -3,6 +3,8 @@
 References: Croce & Hein 2020, https://arxiv.org/abs/2003.01690.
 """
 
+from __future__ import annotations
+
 import functools
 import zlib
 from collections.abc import Callable

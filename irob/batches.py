@@ -5,6 +5,8 @@ Each is compiled once for a network and a size of batch, spread over all local d
 object, so make it once; what it closes over is fixed by its first call, so make another after training.
 """
 
+from __future__ import annotations
+
 import functools
 import warnings
 from collections.abc import Callable, Iterable

@@ -6,6 +6,8 @@ autodiff writes run ten times slower. So on CPU a convolution is a matrix produc
 convolution whose gradients are standard convolutions, too.
 """
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple

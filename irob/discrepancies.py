@@ -7,6 +7,8 @@ The three choices are separate values: class weights `w [C]` (`one_class`, `two_
 the logit scale after `maps.scale_to_logits`. A discrepancy is >= 0, and 0 for equal maps, where its gradient is 0, too.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import NamedTuple
 

@@ -4,6 +4,8 @@ Shapes are written in jaxtyping's notation: `H W` is the size of an image, `c` i
 classes, `K` the number of features. Everything is ONE example; `jax.vmap` lifts it to a batch.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
@@ -123,7 +125,7 @@ class Model(Protocol):
     def head_kernel(self, params: Params) -> Head:
         """The linear layer `[K, C]` that reads the maps off the last feature map."""
 
-    def smooth(self) -> "Model":
+    def smooth(self) -> Model:
         """The same network with softplus for relu, which takes the same parameters and has second derivatives."""
 
 

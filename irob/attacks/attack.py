@@ -1,5 +1,7 @@
 """What every attack is: its interface, what it returns, and what it does with gradients."""
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -20,7 +22,7 @@ class GradientCounts(NamedTuple):
     zero: Scalar = 0
     nonfinite: Scalar = 0
 
-    def with_one(self, gradient: Point) -> "GradientCounts":
+    def with_one(self, gradient: Point) -> GradientCounts:
         """The counts with one gradient more."""
         finite = jnp.all(jnp.isfinite(gradient))
         return GradientCounts(self.taken + 1, self.zero + (finite & jnp.all(gradient == 0.0)), self.nonfinite + ~finite)

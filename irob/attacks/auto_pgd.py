@@ -1,5 +1,7 @@
 """Auto-PGD: projected gradient ascent that halves its step by itself and goes back to the best point."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

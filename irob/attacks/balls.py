@@ -5,6 +5,8 @@ size in the direction of steepest ascent of a linear function, in the ball's own
 attack serves a schedule of radii. A row of `BALLS` also has the `length` of a perturbation, the `diameter` of the box and its largest radius.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 

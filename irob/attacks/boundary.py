@@ -1,5 +1,7 @@
 """Attacks that walk to the decision boundary: FAB and DeepFool, which look for the smallest perturbation, not the worst one in a ball."""
 
+from __future__ import annotations
+
 from typing import Any, NamedTuple
 
 import jax
@@ -43,14 +45,14 @@ class Walk(NamedTuple):
     found: AttackResult
     distance: Scalar
 
-    def recorded(self, ball: Any, x: Point, point: Point, score: Scalar) -> "Walk":
+    def recorded(self, ball: Any, x: Point, point: Point, score: Scalar) -> Walk:
         """With a point that was reached, if it succeeds and is nearer than the one before."""
         distance = ball.length(point - x)
         nearer = (score > 0.0) & (distance < self.distance)
         found = self.found._replace(x_adv=jnp.where(nearer, point, self.found.x_adv), score=jnp.where(nearer, score, self.found.score))
         return self._replace(found=found, distance=jnp.where(nearer, distance, self.distance))
 
-    def moved(self, x_adv: Point, gradients: GradientCounts) -> "Walk":
+    def moved(self, x_adv: Point, gradients: GradientCounts) -> Walk:
         """At another iterate, after so many gradients."""
         return self._replace(x_adv=x_adv, found=self.found._replace(gradients=gradients))
 

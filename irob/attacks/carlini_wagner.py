@@ -1,5 +1,7 @@
 """The attack of Carlini and Wagner in l2: gradient descent on the length of a perturbation and a hinge of the margin together."""
 
+from __future__ import annotations
+
 from typing import Any, NamedTuple
 
 import jax

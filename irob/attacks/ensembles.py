@@ -8,6 +8,8 @@
 References: Croce & Hein 2020, https://arxiv.org/abs/2003.01690; in l1, 2021, https://arxiv.org/abs/2103.01208 (constants of the authors' code).
 """
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple

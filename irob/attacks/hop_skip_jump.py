@@ -1,5 +1,7 @@
 """HopSkipJump: along the decision boundary towards the image, by decisions alone, without gradients and without scores."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple

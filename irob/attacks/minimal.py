@@ -1,5 +1,7 @@
 """The smallest perturbation that succeeds: bisection on a scalar, one example at a time, in a fixed number of rounds, so that it vectorizes."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

@@ -4,6 +4,8 @@ A scored objective is `x_adv -> (value, score)`: the value is ascended, the scor
 make one of a function `x -> logits`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

@@ -11,6 +11,8 @@
 `map_attack` ascends the damage where the demand is fulfilled, and the demand where it is not.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import NamedTuple
 

@@ -1,5 +1,7 @@
 """Projected gradient ascent (PGD) on any objective, inside any ball."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

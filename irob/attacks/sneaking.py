@@ -1,5 +1,7 @@
 """The interpretability sneaking attack (ISA): it changes the prediction and hides from a discrepancy of the maps."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import NamedTuple
 

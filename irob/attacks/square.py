@@ -1,5 +1,7 @@
 """Square Attack: random search among images that differ from x in squares, by scores alone, without gradients."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

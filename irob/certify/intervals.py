@@ -1,5 +1,7 @@
 """Interval bounds: what every entry of a network's outputs can be, for all images of a box."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 

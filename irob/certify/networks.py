@@ -1,5 +1,7 @@
 """What bounds say of a network on an image: its margins, and how far its interpretation can move."""
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import jax.numpy as jnp

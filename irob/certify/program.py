@@ -4,6 +4,8 @@ A function of one image is traced; each step is computed by the rules of the cal
 the image nor one of those two are refused, by name: no bound is better than a wrong one.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 

@@ -1,5 +1,7 @@
 """Randomized smoothing: certificates in l2 for any network, from its outputs under Gaussian noise. They hold with a probability, 1 - alpha."""
 
+from __future__ import annotations
+
 import math
 import statistics
 from collections.abc import Callable

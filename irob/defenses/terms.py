@@ -1,5 +1,7 @@
 """What a defense is, and the methods made of terms: scalar functions of the explanations of x and of x' and of the label."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import NamedTuple
 

@@ -10,6 +10,8 @@ the network's own. They take 10 points of the path, or 10 draws of noise, the sa
 images, and LayerCAM, which is Grad-CAM++ for these networks, have no row.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -172,7 +174,7 @@ class OwnGradients:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
 
-    def smooth(self) -> "OwnGradients":
+    def smooth(self) -> OwnGradients:
         """Itself: it has no softplus twin."""
         return self
 

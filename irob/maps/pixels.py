@@ -9,6 +9,8 @@
 They are signed, `[H, W, c]`; `heatmap` makes a picture of one.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

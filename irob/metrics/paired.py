@@ -1,5 +1,7 @@
 """Two networks on the same examples."""
 
+from __future__ import annotations
+
 import math
 from typing import NamedTuple
 

@@ -1,5 +1,7 @@
 """Proportions and means over examples, with their uncertainty."""
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import jax.numpy as jnp

@@ -1,5 +1,7 @@
 """The authors' attacks, where they differ from ours."""
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import jax

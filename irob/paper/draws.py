@@ -1,5 +1,7 @@
 """The images, targets and random starts that the authors drew."""
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import numpy as np

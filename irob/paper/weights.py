@@ -4,6 +4,8 @@ A file is a pickled list with a tuple per layer and one more: `(kernel [k, k, I,
 `(kernel [1, 1, K, C],)` of the head. Nothing in it names the network: it is the first row of `models.NETWORKS` whose layers have these shapes.
 """
 
+from __future__ import annotations
+
 import io
 import itertools
 import pickle
@@ -130,7 +132,7 @@ class _Array:
     def __init__(self) -> None:
         self.array: np.ndarray | None = None
 
-    def fill(self, dtype: Any, shape: Any, columns_first: bool, data: Any) -> "_Array":
+    def fill(self, dtype: Any, shape: Any, columns_first: bool, data: Any) -> _Array:
         """Itself, with an array of this type and shape made of the bytes."""
         if not isinstance(dtype, _Type) or not isinstance(data, bytes | bytearray):
             raise pickle.UnpicklingError("it holds an array that is not made of bytes")

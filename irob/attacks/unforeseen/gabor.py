@@ -2,6 +2,8 @@
 https://arxiv.org/abs/1908.08016, as in their code).
 """
 
+from __future__ import annotations
+
 from typing import Any, NamedTuple
 
 import jax

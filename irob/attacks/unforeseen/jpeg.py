@@ -2,6 +2,8 @@
 code), within an l-inf, l2 or l1 ball.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

@@ -1,5 +1,7 @@
 """Snow: flakes of seven random shapes, whose strength is the variable (Kang et al. 2019, https://arxiv.org/abs/1908.08016, as in their code)."""
 
+from __future__ import annotations
+
 from typing import Any, NamedTuple
 
 import jax

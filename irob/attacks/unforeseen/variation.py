@@ -1,5 +1,7 @@
 """Shared by the unforeseen attacks: the record, the canvas they render on, and correlation with a kernel per image."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

@@ -4,6 +4,8 @@ A score is a function `x -> scalar`, the logit or the probability of the class t
 position with all of its channels (`on_positions`). What a position is replaced with, the baseline `[H, W, c]`, decides much: report two.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import NamedTuple
 

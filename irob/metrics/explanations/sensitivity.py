@@ -5,6 +5,8 @@ radius and its number of draws. The largest of random draws and what an attack f
 clipped to [0, 1], the attack stays inside, so where pixels are black the two search different sets. A map that is NaN has the change NaN.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

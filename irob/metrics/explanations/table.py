@@ -1,5 +1,7 @@
 """`METRICS` by name, in two tables: of a map that is an array, and of a map that is a function of image, class and parameters."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
