@@ -18,7 +18,7 @@ setup(
     license="MIT",
     packages=find_packages(include=["irob", "irob.*", "experiments", "experiments.*"]),
     package_data={
-        "experiments": ["results/*.*", "results/networks/*.*"],
+        "experiments": ["results/*.*", "results/networks/*.*", "notebooks/*.ipynb"],
         "experiments.evaluation": ["uar_calibration.json"],
         "experiments.reports": ["templates/*.*", "templates/site/*"],
     },
@@ -50,7 +50,10 @@ setup(
         "test": [
             "beartype>=0.20",
             "hypothesis>=6.100",
+            "ipykernel>=6.29",  # the notebooks run in the tests
             "mypy>=1.15",
+            "nbclient>=0.10",
+            "nbformat>=5.10",
             "pdoc>=15.0",
             "pytest>=8.0",
             "pytest-xdist>=3.6",

@@ -75,7 +75,8 @@ def train(
         start = int(state.step)
         if start >= config.num_steps or history.waited(config):
             early = f": it stopped at {start}, config.patience after its best validation at {history.best_step}"
-            print(f"{workdir} has all {config.num_steps} steps already{'' if start >= config.num_steps else early}", file=sys.stderr)
+            if not quiet:
+                print(f"{workdir} has all {config.num_steps} steps already{'' if start >= config.num_steps else early}", file=sys.stderr)
             return state
         with Log(directory, start, config, quiet) as log:
             step, at_once = make_step(config, network, defense, current_plan()), config.steps_per_dispatch
