@@ -10,7 +10,7 @@ from test_results import MADE
 
 from experiments.evaluation import reporting
 from experiments.evaluation.measures import MEASURES
-from experiments.reports import pages
+from experiments.reports import figures, pages
 from experiments.reports.entries import Entry
 from experiments.reports.records import proportion_record
 from experiments.reports.results import MeasureInfo, Result
@@ -76,6 +76,14 @@ def test_a_variant_of_a_measure_is_reported_under_its_own_name(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "mine", types.SimpleNamespace(MINE=MEASURES["pgd"]))
     section = reporting.section("digits", [entry(measure="mine:MINE")])
     assert section.tables[0].rows[0][-1].text.startswith("0.500 [") and [p.name for p in section.pictures] == ["accuracy_against_eps"]
+
+
+def test_a_method_has_one_color_in_every_figure():
+    alone, among = figures.colors_of(["int"]), figures.colors_of(["normal", "adv (3 seeds)", "int, seed 99", "mine"])
+    assert alone["int"] == among["int, seed 99"] and among["adv (3 seeds)"] == figures.colors_of(["adv"])["adv"]
+    many = figures.colors_of([f"int, defense.weight {i}" for i in range(12)] + ["mine"])
+    assert many["int, defense.weight 0"] == alone["int"] and len(set(many.values())) == 13
+    assert len(figures.colors_of([f"network {i}" for i in range(40)])) == 40
 
 
 def test_files_of_a_data_set_of_ones_own_do_not_collide(tmp_path):

@@ -1,6 +1,7 @@
 """Figures, drawn from results and arrays; and what the figures of several measures share. `save` writes one."""
 
 import pathlib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -52,11 +53,29 @@ def curve_of(label: str, records: Iterable[Record]) -> Curve:
     return Curve(label, *([record[field] for record in kept] for field in ("eps", "value", "ci95")))
 
 
+# The methods that have a color of their own wherever they are drawn, in the order of the palette.
+COLORED = ("normal", "adv", "int", "int2", "trades", "int_margin", "int_adv", "int2_adv", "int_one_class", "mart")
+
+
+def colors_of(labels: Sequence[str]) -> dict[str, Any]:
+    """Label -> color. A label that begins with a method of `COLORED` has the color of that method; a second one of it, and others, those that are left."""
+    names = list(dict.fromkeys(labels))
+    method = lambda name: re.split(r"[ ,]", name)[0]  # noqa: E731
+    own: dict[str, str] = {}
+    for name in names:
+        if method(name) in COLORED:
+            own.setdefault(method(name), name)
+    first, second = (list(pyplot().get_cmap(palette).colors) for palette in ("tab10", "tab20"))
+    found = {name: first[COLORED.index(of)] for of, name in own.items()}
+    free = [color for color in [*first, *second[1::2]] if color not in found.values()]
+    rest = [name for name in names if name not in found]
+    return found | {name: free[i % len(free)] for i, name in enumerate(rest)}
+
+
 def curves_against_eps(panels: Mapping[str, Sequence[Curve]], y_label: str, y_range: tuple[float, float], legend: str) -> "Figure":
     """Panels side by side with the same vertical axis; a label has one color in all of them."""
     figure, all_axes = subplots(1, len(panels), 5.5 * len(panels), 3.8, sharey=True)
-    names = list(dict.fromkeys(curve.label for curves in panels.values() for curve in curves))
-    colors = dict(zip(names, pyplot().get_cmap("tab20" if len(names) > 10 else "tab10").colors * 7, strict=False))
+    colors = colors_of([curve.label for curves in panels.values() for curve in curves])
     for axes, (title, curves) in zip(all_axes[0], panels.items(), strict=True):
         for curve in curves:
             axes.plot(curve.x, curve.y, marker="o", markersize=4, color=colors[curve.label], label=curve.label)
