@@ -58,7 +58,7 @@ COLORED = ("normal", "adv", "int", "int2", "trades", "int_margin", "int_adv", "i
 
 
 def colors_of(labels: Sequence[str]) -> dict[str, Any]:
-    """Label -> color. A label that begins with a method of `COLORED` has its color; others, and a second one of a method, have those that are left."""
+    """Label -> color. A label that begins with a method of `COLORED` has its color; others, and a second of a method, have those left."""
     names = list(dict.fromkeys(labels))
     method = lambda name: re.split(r"[ ,]", name)[0]  # noqa: E731
     own: dict[str, str] = {}
