@@ -24,7 +24,7 @@ def keep_compiled_programs() -> None:
             return
     for name, value in (
         ("JAX_COMPILATION_CACHE_DIR", str(cache_dir() / "compiled")),
-        ("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1"),
+        ("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0"),
         ("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1"),
         ("JAX_COMPILATION_CACHE_MAX_SIZE", str(2**30)),  # bytes; the least recently used are dropped first
     ):
