@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def main() -> None:
     """Parses flags, runs what is left of the grid, and reports."""
     from experiments.runtime import storage
-    from experiments.runtime.errors import UserError, refuse
+    from experiments.runtime.errors import UserError, refuse, warn
     from experiments.sweeps import launchers
     from experiments.sweeps.cells import as_line, cells_of, parse_evaluations, parse_varied
 
@@ -46,8 +46,10 @@ def main() -> None:
     cells = cells_of(workdir, flag.config, flag.methods or [], flag.seeds, evaluations, flag.config_override, varied, flag.data_dir)
     left = [cell for cell in cells if cell.left()]
     if flag.list:
-        print("\n".join(as_line(cell.left()) for cell in left))
+        for cell in left:
+            print(as_line(cell.left()))
         return
+    refuse(is_in_the_way(workdir / "report"), f"{workdir / 'report'} is in the way: it is no report; move it away")
     workdir.mkdir(parents=True, exist_ok=True)
     lock = storage.lock(workdir, f"another sweep is running in {workdir}: wait for it, or use another --workdir")
     try:
@@ -56,7 +58,10 @@ def main() -> None:
         failed = [outcome for outcome in followed(run, left) if outcome.failed]
         done = [cell for cell in cells if not cell.left()]
         if done:
-            print(f"written to {report_on(done, workdir)}: report.html, report.md, tables/, figures/, records.csv")
+            try:
+                print(f"written to {report_on(done, workdir)}: report.html, report.md, summary.json, tables/, figures/, records.csv")
+            except UserError as error:
+                warn(f"no report of all cells ({error}): report on some of them with experiments.report")
     finally:
         lock.release()
     if failed:
@@ -84,7 +89,7 @@ def followed(outcomes: "Iterable[Ran]", cells: "Sequence[SweepCell]") -> "list[R
 
 def seconds_left(rest: "Sequence[SweepCell]", found: "Sequence[Ran]", elapsed: float) -> float:
     """How long other cells will take: each as long as those of its method so far, or as all so far on average; on a cluster, as many as ended."""
-    known = [outcome for outcome in found if outcome.seconds is not None]
+    known = [outcome for outcome in found if outcome.seconds is not None and not outcome.failed]
     if not known:
         return elapsed / len(found) * len(rest)
     mean = lambda times: sum(times) / len(times)  # noqa: E731
@@ -93,16 +98,20 @@ def seconds_left(rest: "Sequence[SweepCell]", found: "Sequence[Ran]", elapsed: f
     return sum(mean(times) if (times := of_method(cell.name)) else average for cell in rest)
 
 
-def report_on(cells: "Sequence[SweepCell]", workdir: pathlib.Path) -> pathlib.Path:
-    """Writes the report of finished cells, in the place of the last one."""
-    from experiments.evaluation.reporting import report
-    from experiments.runtime.errors import refuse
+def is_in_the_way(folder: pathlib.Path) -> bool:
+    """Whether what is there, if anything, is no report."""
+    return folder.exists() and not (folder / "report.html").exists()
 
-    out = workdir / "report"
-    refuse(out.exists() and not (out / "report.html").exists(), f"{out} is in the way: it is no report; move it away")
-    if out.exists():
-        shutil.rmtree(out)
-    report([str(file) for cell in cells for file in cell.results()], out)
+
+def report_on(cells: "Sequence[SweepCell]", workdir: pathlib.Path) -> pathlib.Path:
+    """Writes the report of finished cells, in the place of the last one once it is complete."""
+    from experiments.evaluation.reporting import report
+
+    out, new = workdir / "report", workdir / "report.partial"
+    shutil.rmtree(new, ignore_errors=True)
+    report([str(file) for cell in cells for file in cell.results()], new)
+    shutil.rmtree(out, ignore_errors=True)
+    new.rename(out)
     return out
 
 

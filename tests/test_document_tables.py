@@ -74,6 +74,7 @@ def test_networks_are_chosen_named_and_ordered(folder):
         (SPEC | {"from": ["none"]}, "is no summary"),
         (SPEC | {"where": {"measure": "aai"}}, "no record is like that"),
         (SPEC | {"names": {"trades": "t"}}, "no record is like that"),
+        (SPEC | {"names": {"adv": "a", "trades": "t"}}, "no record is of trades"),
         (SPEC | {"rows": []}, "two records are of"),
         (SPEC | {"columns": "no_such"}, "KeyError"),
         ({"from": ["made"]}, "keys are"),
@@ -82,6 +83,17 @@ def test_networks_are_chosen_named_and_ordered(folder):
 def test_a_table_that_cannot_be_made_is_refused(folder, spec, message):
     with pytest.raises(UserError, match=message):
         rendered(block(spec), folder)
+
+
+@pytest.mark.parametrize(
+    "change", [("<!-- /results -->\nafter", "after"), ("} -->\n", "} --> \n"), ("before\n", "before <!-- results: {} -->\n")]
+)
+def test_a_table_that_does_not_begin_and_end_on_lines_of_its_own_is_refused(folder, change):
+    with pytest.raises(UserError, match=r"each line <!-- \.\.\. --> stands alone"):
+        rendered(block(SPEC).replace(*change), folder)
+    two = block(SPEC).replace("<!-- /results -->", "") + block(SPEC)
+    with pytest.raises(UserError, match="2 tables begin, 1 end"):
+        rendered(two, folder)
 
 
 def test_cells():
@@ -98,7 +110,8 @@ def test_what_the_documents_say_is_what_the_results_say():
             assert rendered(text, documents.RESULTS) == text, f"{name}: run python -m experiments.documents"
             for table in re.findall(r"<!-- results: .*?<!-- /results -->", text, flags=re.DOTALL):
                 altered = text.replace(table, table.replace("| .", "| 1.", 1))
-                assert altered == text or rendered(altered, documents.RESULTS) == text
+                assert altered != text and rendered(altered, documents.RESULTS) == text
+    assert "<!-- results:" in (ROOT / "experiments" / "results" / "claims.md").read_text()
 
 
 def test_validation_images_are_named_in_the_summary(tmp_path):

@@ -63,7 +63,7 @@ def test_two_seeds_of_one_network_are_two_rows(tmp_path):
     for seed in (1, 2):
         result = dataclasses.replace(entry().result, seed=seed, provenance=PROVENANCE)
         write_result(result, {"pgd/indices": np.arange(2)}, tmp_path / f"seed{seed}.json")
-    assert sorted(e.label for e in read_entries([str(tmp_path)])) == ["int, seed 1", "int, seed 2"]
+    assert sorted(e.label for e in read_entries([str(tmp_path)])) == ["int, attack seed 1", "int, attack seed 2"]
 
 
 def test_an_entry_of_one_measure_has_its_records_and_arrays_alone():

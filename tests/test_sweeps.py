@@ -1,10 +1,12 @@
 """The cells of a sweep, what is left of them, where they run, and how long that takes."""
 
+import json
 import shlex
 import signal
 import sys
 import threading
 import time
+import types
 
 import pytest
 
@@ -42,8 +44,10 @@ def test_the_method_and_the_first_seed_are_the_configs(tmp_path):
         (("digits", ["int", "inter"], 1), "unknown method 'inter'"),
         (("digits", ["int", "int"], 1), "two cells of the sweep are the same"),
         (("digits", ["normal"], 1, [], [], {"defense.weight": ["1"]}), "the method normal takes"),
-        (("digits", ["int"], 1, [], [], {"batch_size": ["8", "-1"]}), r"int_batch_size__1/seed_99: config.batch_size"),
+        (("digits", ["int"], 1, [], [], {"batch_size": ["8", "-1"]}), r"int_batch_size_minus1/seed_99: config.batch_size"),
         (("no_such.py", ["int"], 1), "no_such.py"),
+        (("digits", ["int"], 1, [], ["method=adv"]), "--config.method: give --methods"),
+        (("digits", ["int"], 1, [], [], {"defense.weight": ["0.02", "1/50"]}), "are the same training: give each value once"),
     ],
 )
 def test_a_grid_with_a_wrong_cell_is_refused_before_anything_runs(tmp_path, arguments, message):
@@ -63,9 +67,10 @@ def test_evaluations_are_flags():
     assert parse_evaluations(["pgd", "aai"], []) == [["--measure=pgd,aai"]]
     assert parse_evaluations([], ["--measure=aai --eps='0, 0.1'"]) == [["--measure=aai", "--eps=0, 0.1"]]
     assert parse_evaluations(["pgd"], ["--measure=aai"]) == [["--measure=pgd"], ["--measure=aai"]]
-    for wrong in ("", "aai", "--measure='aai", "--measure=pgd --out=here", "--workdir=there"):
+    wrong = ("", "aai", "--measure='aai", "--measure=pgd --out=here", "-out=here", "--workdir=there")
+    for text in (*wrong, "--measure=pgdd", "--num_exmples=8", "--eps=a", "--num_examples=x", "--restarts=0"):
         with pytest.raises(UserError, match=r"--evaluate="):
-            parse_evaluations([], [wrong])
+            parse_evaluations([], [text])
     with pytest.raises(UserError, match="two evaluations are the same"):
         parse_evaluations(["pgd"], ["--measure=pgd"])
 
@@ -76,9 +81,36 @@ def test_the_line_of_a_cell_is_what_a_shell_runs(tmp_path):
     train, evaluate = [shlex.split(part) for part in as_line(cell.left()).split(" && ")]
     assert train[1:3] == ["-m", "experiments.train"] and f"--workdir={folder}/int/seed_99" in train and "--config.seed=99" in train
     assert evaluate[1:3] == ["-m", "experiments.evaluate"] and "--eps=0, 0.1" in evaluate
-    assert (
-        evaluate[-1] == f"--out={folder}/int/seed_99/pgd_eps_0__0_1.json" and "--data_dir=/data" in train and "--data_dir=/data" in evaluate
-    )
+    assert evaluate[-1].startswith(f"--out={folder}/int/seed_99/pgd_eps_0__0_1_")
+    assert "--data_dir=/data" in train and "--data_dir=/data" in evaluate
+    assert "--step=8" in evaluate  # the last: a training that was stopped has none, and is not evaluated
+
+
+def test_other_flags_are_other_files(tmp_path):
+    flags = [["--norm=l2", "--eps=0.5"], ["--norm=l2", "--eps=0,5"], ["--measure=aai", "--k=" + "8" * 300], ["--step=best"]]
+    (cell,) = cells_of(tmp_path, "digits:int,tiny", [], 1, flags, ["patience=2"])
+    names = cell.results_names()
+    assert len(set(names)) == 4 and max(map(len, names)) < 120
+    assert not any(part.startswith("--step=") for command in cell.commands()[1:4] for part in command)  # it may end before
+
+
+def test_a_result_of_another_ladder_or_config_is_refused(tmp_path):
+    from test_results import RESULT
+
+    from experiments.configs import base
+    from experiments.reports.results import write_result
+
+    (cell,) = cells_of(tmp_path, "digits:int", [], 1, [["--measure=pgd"]])
+    assert len(cell.left()) == 2
+    made = {**RESULT.provenance, "config": base.plain_config(cell.loaded()), "eps": [0.0, 0.05, 0.1, 0.15, 0.2]}
+    write_result(dataclasses.replace(RESULT, provenance=made), {}, cell.results()[0])
+    assert cell.left() == []
+    (other,) = cells_of(tmp_path, "digits:int", [], 1, [["--measure=pgd"]], ["evaluation.eps=0,0.3"])
+    with pytest.raises(UserError, match=r"config.evaluation.eps: \[0.0, 0.05"):
+        other.left()
+    (other,) = cells_of(tmp_path, "digits:int", [], 1, [["--measure=pgd"]], ["num_steps=500"])
+    with pytest.raises(UserError, match=r"is of another config \(config.num_steps: 3000 -> 500"):
+        other.left()
 
 
 class Made(SweepCell):
@@ -94,7 +126,10 @@ def made(tmp_path, name, program):
 
 def test_a_cell_that_fails_is_told_with_its_last_line_and_the_others_run(tmp_path):
     bad = "import sys; print('first'); sys.stderr.write(' 3/9 2.1step/s\\r'); sys.exit('so it is')"
-    first, second = launchers.run_here([made(tmp_path, "bad", bad), made(tmp_path, "good", "print(1)")])
+    (tmp_path / "blocked").write_text("a file where the folder of a cell should be")
+    cells = [made(tmp_path, "blocked", ""), made(tmp_path, "bad", bad), made(tmp_path, "good", "print(1)")]
+    blocked, first, second = launchers.run_here(cells)
+    assert "File exists" in blocked.failed
     assert first.failed.endswith("ended with exit code 1: so it is") and second.failed is None and second.seconds > 0
     assert "first" in (tmp_path / "bad" / "log.txt").read_text()
 
@@ -124,14 +159,12 @@ def test_the_time_left_is_that_of_each_method(tmp_path, capsys):
     found = [Ran(cell("adv/seed_1"), None, 10.0), Ran(cell("int/seed_1"), None, 30.0)]
     rest = [cell("adv/seed_2"), cell("int/seed_2"), cell("trades/seed_1")]
     assert sweep.seconds_left(rest, found, 999.0) == 10 + 30 + 20
+    assert sweep.seconds_left(rest, [*found, Ran(cell("int/seed_0"), "at once", 0.1)], 999.0) == 10 + 30 + 20
     assert sweep.seconds_left(rest, [found[0]._replace(seconds=None)], 7.0) == 21  # of jobs it is not known when they began
     cells = [each.cell for each in found]
     assert sweep.followed([found[0]._replace(failed="why"), found[1]], cells)[0].failed == "why"
     first, second = capsys.readouterr().err.splitlines()
-    assert (
-        first.startswith("[1/2] adv/seed_1: failed: why after 10 s; 1 left, about 10 s, until ")
-        and second == "[2/2] int/seed_1: done after 30 s"
-    )
+    assert first.startswith("[1/2] adv/seed_1: failed: why after 10 s; 1 left, about ") and second == "[2/2] int/seed_1: done after 30 s"
 
 
 def test_parameters_of_the_cluster():
@@ -146,15 +179,57 @@ def test_without_submitit_the_cluster_is_refused_with_the_way_out(tmp_path, monk
         list(launchers.run_on_cluster([made(tmp_path, "a", "")], tmp_path, {}))
 
 
-def test_jobs_of_a_cluster_run_fail_and_are_told(tmp_path):
-    """submitit's local executor, which starts a process for each job as SLURM does. A job that waits in the queue is not submitted again."""
+def test_a_job_that_fails_is_told(tmp_path):
+    """submitit's local executor, which starts a process for each job as SLURM does."""
     pytest.importorskip("submitit")
-    good, bad = (
-        cells_of(tmp_path / name, "digits:int,tiny", [], 1, [["--measure=pgd"]])[0]._replace(name=name) for name in ("good", "bad")
-    )
-    (good.workdir / "pgd.json").parent.mkdir(parents=True)
-    bad = bad._replace(config="digits:no_such_method")
-    ran = {each.cell.name: each.failed for each in launchers.run_on_cluster([bad], tmp_path / "jobs", {"timeout_min": "5"}, "local")}
-    assert "unknown method 'no_such_method'" in ran["bad"]
+    (cell,) = cells_of(tmp_path, "digits:int,tiny", [], 1, [["--measure=pgd"]])
+    bad = cell._replace(name="bad", config="digits:no_such_method")
+    (ran,) = launchers.run_on_cluster([bad], tmp_path / "jobs", {"timeout_min": "5"}, "local")
+    assert "unknown method 'no_such_method'" in ran.failed
     with pytest.raises(UserError, match="submitit refuses"):
         list(launchers.run_on_cluster([bad], tmp_path / "jobs", {"no_such": "5"}, "local"))
+
+
+class FakeJob:
+    """A job of SLURM by its number: even ones run, 5 is unknown there, the others have ended."""
+
+    def __init__(self, job_id, folder=None):
+        self.job_id, self.state = job_id, "UNKNOWN" if job_id == "5" else "RUNNING"
+
+    def done(self):
+        return int(self.job_id) % 2 == 1 and self.job_id != "5"
+
+
+def test_a_job_that_still_runs_is_not_submitted_again(tmp_path, monkeypatch):
+    fake = types.SimpleNamespace(SlurmJob=FakeJob)
+    monkeypatch.setitem(sys.modules, "submitit", fake)
+    cells = cells_of(tmp_path, "digits:,tiny", ["normal", "adv", "int", "trades"], 1, [["--measure=pgd"]])
+    known = {cell.name: [number, *cell.results_names()] for cell, number in zip(cells, "2345", strict=True)}
+    (tmp_path / "jobs.json").write_text(json.dumps({**known, "of another call": ["8"]}))
+    assert set(launchers._running(cells, tmp_path, "slurm")) == {"normal/seed_99", "int/seed_99"}
+    others = cells_of(tmp_path, "digits:,tiny", ["normal", "int"], 1, [["--measure=aai"]])  # which these jobs do not make
+    assert launchers._running(others, tmp_path, "slurm") == {}
+    (tmp_path / "jobs.json").write_text("{")
+    assert launchers._running(cells, tmp_path, "slurm") == {}
+
+
+def test_a_job_that_left_something_has_failed_and_jobs_of_other_calls_stay_known(tmp_path, monkeypatch):
+    class Executor:
+        def __init__(self, **options):
+            assert options["slurm_max_num_timeout"] > 100
+
+        def update_parameters(self, **parameters):
+            assert parameters == {"name": "irob", "slurm_partition": "gpu", "gpus_per_node": 1}
+
+        def map_array(self, function, cells):
+            ended = FakeJob("7")
+            ended.result = lambda: None
+            return [ended for _ in cells]
+
+    monkeypatch.setitem(sys.modules, "submitit", types.SimpleNamespace(SlurmJob=FakeJob, AutoExecutor=Executor))
+    (cell,) = cells_of(tmp_path, "digits:int,tiny", [], 1, [["--measure=pgd"]])
+    (tmp_path / "jobs.json").write_text(json.dumps({"of another call": ["8"]}))
+    monkeypatch.setattr(launchers.time, "sleep", lambda seconds: None)
+    (ran,) = launchers.run_on_cluster([cell], tmp_path, {"slurm_partition": "gpu", "gpus_per_node": "1"})
+    assert ran.failed == "it left something to be done"
+    assert json.loads((tmp_path / "jobs.json").read_text()) == {"of another call": ["8"], cell.name: ["7", *cell.results_names()]}

@@ -1,7 +1,8 @@
 """How the cost of a training step grows: its time and memory, and the exponent of each quantity."""
 
 import multiprocessing
-import resource
+import pathlib
+import re
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -32,7 +33,13 @@ def measured_in_process(connection: Any, of: Step, rounds: int) -> None:
     step = our_step(of, "int")
     step()
     seconds = statistics.median(clocked(step)[0] for _ in range(rounds))
-    connection.send((devices.num_devices(), seconds, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
+    connection.send((devices.num_devices(), seconds, most_memory()))
+
+
+def most_memory() -> int:
+    """The most memory of the host that this process had at a time, in bytes. (`ru_maxrss` begins at that of the parent.)"""
+    status = pathlib.Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])  # type: ignore[index]
 
 
 def scaling(rounds: int) -> dict[str, Any]:

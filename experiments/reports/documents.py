@@ -32,6 +32,11 @@ def rendered(text: str, folder: pathlib.Path) -> str:
     Raises:
       UserError: for a table that cannot be made; it says which.
     """
+    begun, ended = text.count("<!-- results:"), text.count("<!-- /results -->")
+    whole = [found["spec"] for found in BLOCK.finditer(text) if "<!-- results:" not in found[0][5:]]
+    refuse(
+        not len(whole) == begun == ended, f"{begun} tables begin, {ended} end, {len(whole)} are whole: each line <!-- ... --> stands alone"
+    )
     return BLOCK.sub(lambda found: f"{found[1]}{_table(found['spec'], folder)}{found[3]}", text)
 
 
@@ -49,6 +54,8 @@ def _table(spec: str, folder: pathlib.Path) -> str:
             if _has(fields, chosen.get("where", {})) and fields["network"] in chosen.get("names", [fields["network"]])
         ]
         refuse(not kept, "no record is like that")
+        missing = [name for name in chosen.get("names", ()) if name not in {fields["network"] for fields in kept}]
+        refuse(bool(missing), f"no record is of {', '.join(missing)}")
         used = [network for network in networks if any(fields["of"] is network for fields in kept)]
         return "\n".join([*_rows(chosen, kept), "", _source(chosen["from"], used, kept), ""])
     except (ValueError, KeyError, TypeError) as error:

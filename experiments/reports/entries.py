@@ -14,15 +14,17 @@ from experiments.reports import results
 from experiments.reports.records import OUTCOMES, Record
 from experiments.reports.results import Result
 from experiments.runtime import storage
+from experiments.runtime.checkpoints import json_digest
 from experiments.runtime.errors import UserError, refuse
 
 
 class Entry(NamedTuple):
-    """One result file: the name of its network in the report, its content, and arrays per example."""
+    """One result file: the name of its network in the report, its content, arrays per example, and the name of its training without the seed."""
 
     label: str
     result: Result
     arrays: dict[str, np.ndarray]
+    training: str | None = None
 
     @property
     def dataset(self) -> str:
@@ -67,8 +69,11 @@ def read_entries(inputs: Sequence[str]) -> list[Entry]:
         not loaded, f"there are no result files in {', '.join(inputs) or 'nothing'}: give --inputs FILE.json or directories that hold some"
     )
     _refuse_duplicates(loaded)
-    labels = _unique_labels(list(loaded.values()))
-    return [Entry(labels[identity(result)], result, results.read_result_arrays(file, result)) for file, result in loaded.items()]
+    names = _unique_names(list(loaded.values()))
+    return [
+        Entry(names[identity(result)].label, result, results.read_result_arrays(file, result), names[identity(result)].training)
+        for file, result in loaded.items()
+    ]
 
 
 def _refuse_duplicates(loaded: dict[pathlib.Path, Result]) -> None:
@@ -105,50 +110,82 @@ def _result_files(given: pathlib.Path) -> list[pathlib.Path]:
 
 
 def identity(result: Result) -> str:
-    """What tells one row of a report from another: the checksums of the parameters, which of a checkpoint's, the seed of the attacks."""
+    """What tells one row of a report from another: the checksums of the parameters, which of a checkpoint's, the config, the seed of the attacks."""
     provenance = result.provenance
     checksums = (provenance.get("weights") or provenance.get("checkpoint") or {}).get("sha256", result.method)
-    return json.dumps([checksums, provenance.get("parameters", "raw"), result.seed], sort_keys=True)
+    return json.dumps([checksums, provenance.get("parameters", "raw"), config_of(result), result.seed], sort_keys=True)
 
 
-def _unique_labels(loaded: Sequence[Result]) -> dict[str, str]:
-    """Identity -> method or file name; where several networks share one, with what tells them apart: fields of the config, the seed of the training,
-    the workdir and step, then a number.
-    """
-    names = {identity(result): result for result in loaded}
-    of_network = lambda key: json.loads(key)[:2]  # noqa: E731
-    several = [key for key in names if sum(of_network(key) == of_network(other) for other in names) > 1]
-    labels = {key: result.method for key, result in names.items()}
-    for tells_apart in (_config_differences, _training_seeds):
-        for label in set(labels.values()):
-            sharing = {key: names[key] for key, other in labels.items() if other == label}
-            labels |= {key: label + more for key, more in tells_apart(sharing).items()}
-    labels = {key: label + (f", seed {names[key].seed}" if key in several else "") for key, label in labels.items()}
-    for from_checkpoint in (True, False):
-        shared = {label for label in labels.values() if list(labels.values()).count(label) > 1}
-        for i, (key, label) in enumerate(labels.items()):
-            if label in shared:
-                checkpoint = names[key].provenance.get("checkpoint")
-                workdir = f" ({pathlib.Path(checkpoint['workdir']).name} {checkpoint['step']})" if checkpoint else ""
-                labels[key] = label + (workdir if from_checkpoint and workdir else f" #{i + 1}")
-    return labels
+def config_of(result: Result) -> dict[str, Any] | None:
+    """The fields of its config that decide a training, flat; None of a network that has none."""
+    config = result.provenance.get("config")
+    return {field: value for field, value in base.flat(config).items() if base.decides(field)} if isinstance(config, dict) else None
+
+
+class Names(NamedTuple):
+    """label: of a network. training: what the seeds of its training are called together; None where there are no seeds."""
+
+    label: str
+    training: str | None
 
 
 MOST_DIFFERENCES = 3  # fields of a config in a label
 
 
+def _unique_names(loaded: Sequence[Result]) -> dict[str, Names]:
+    """Identity -> names. A network is called by its method or file; where several share that, also by what tells them apart: fields of the config,
+    the seed of the attacks, that of the training, at last the workdir and step, and a number.
+    """
+    found = {identity(result): result for result in loaded}
+    trainings = {key: result.method for key, result in found.items()}
+    for tells_apart in (_config_differences, _attack_seeds):
+        for name in set(trainings.values()):
+            sharing = {key: found[key] for key, other in trainings.items() if other == name}
+            trainings |= {key: name + more for key, more in tells_apart(sharing).items()}
+    labels = dict(trainings)
+    seeds = {key: (config_of(result) or {}).get("seed") for key, result in found.items()}
+    for name in set(trainings.values()):
+        sharing_seeds = [seeds[key] for key, other in trainings.items() if other == name]
+        if len(set(sharing_seeds)) > 1:
+            labels |= {key: f"{name}, seed {seeds[key]}" for key, other in trainings.items() if other == name}
+    once = {key for key in found if list(labels.values()).count(labels[key]) == 1}
+    for from_checkpoint in (True, False):
+        shared = {label for label in labels.values() if list(labels.values()).count(label) > 1}
+        for i, (key, label) in enumerate(labels.items()):
+            if label in shared:
+                checkpoint = found[key].provenance.get("checkpoint")
+                workdir = f" ({pathlib.Path(checkpoint['workdir']).name} {checkpoint['step']})" if checkpoint else ""
+                labels[key] = label + (workdir if from_checkpoint and workdir else f" #{i + 1}")
+    named = lambda key: trainings[key] if key in once and seeds[key] is not None else None  # noqa: E731
+    return {key: Names(labels[key], named(key)) for key in found}
+
+
 def _config_differences(sharing: Mapping[str, Result]) -> dict[str, str]:
-    """Identity -> the fields in which the configs of some networks differ, the seed excepted; nothing where these are too many."""
-    configs = {key: base.flat(config) for key, result in sharing.items() if (config := result.provenance.get("config"))}
-    fields = dict.fromkeys(field for config in configs.values() for field in config if base.decides(field) and field != "seed")
+    """Identity -> the fields in which some configs differ, the seed excepted; where these are too many, their checksum."""
+    configs = {
+        key: {name: v for name, v in config.items() if name != "seed"} for key, result in sharing.items() if (config := config_of(result))
+    }
+    fields = dict.fromkeys(field for config in configs.values() for field in config)
     differing = [field for field in fields if len({json.dumps(config.get(field)) for config in configs.values()}) > 1]
-    if not 0 < len(differing) <= MOST_DIFFERENCES:
-        return {}
     text = lambda value: json.dumps(value).replace('"', "")  # noqa: E731
+    if len(differing) > MOST_DIFFERENCES:
+        return {key: f", config {json_digest({name: config.get(name) for name in differing})[:6]}" for key, config in configs.items()}
     return {key: "".join(f", {field} {text(config.get(field))}" for field in differing) for key, config in configs.items()}
 
 
-def _training_seeds(sharing: Mapping[str, Result]) -> dict[str, str]:
-    """Identity -> the seed of the training, where these differ."""
-    seeds = {key: config.get("seed") for key, result in sharing.items() if (config := result.provenance.get("config"))}
-    return {key: f", seed {seed}" for key, seed in seeds.items()} if len(set(seeds.values())) > 1 else {}
+def _attack_seeds(sharing: Mapping[str, Result]) -> dict[str, str]:
+    """Identity -> the seed of the attacks, where there are attacks with the seed of the training and others, or others with several seeds.
+
+    A seed that several trainings were attacked with was given; one of a single training, the same as its own, was not.
+    """
+    own = {key: (config_of(result) or {}).get("seed") for key, result in sharing.items()}
+    trained_by_attack: dict[int, set[Any]] = {}
+    for key, result in sharing.items():
+        trained_by_attack.setdefault(result.seed, set()).add(own[key])
+    given = {
+        key: None if result.seed == own[key] and len(trained_by_attack[result.seed]) == 1 else result.seed
+        for key, result in sharing.items()
+    }
+    if len(set(given.values())) < 2:
+        return {}
+    return {key: "" if seed is None else f", attack seed {seed}" for key, seed in given.items()}

@@ -102,7 +102,7 @@ def comma_separated(rows: Sequence[Sequence[Any]]) -> str:
 def all_records(entries: Sequence[Entry]) -> list[list[Any]]:
     """Every record of every result, a column for each field."""
     flat = [
-        {"dataset": e.dataset, "network": e.label, "protocol": e.protocol, "seed": e.result.seed, **record.as_dict()}
+        {"dataset": e.images, "network": e.label, "protocol": e.protocol, "seed": e.result.seed, **record.as_dict()}
         for e in entries
         for record in e.result.records
     ]

@@ -2,42 +2,13 @@
 
 import dataclasses
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from experiments.configs import base
 from experiments.reports.entries import Entry
 from experiments.reports.records import OUTCOMES, Record
-from experiments.reports.results import Result
-
-SEED = re.compile(r", seed \d+$")  # the end of a label
-
-
-def training_of(result: Result) -> str | None:
-    """What the seeds of one training have in common; None for what has no config. Attacks have the seed of the training, or one given for all."""
-    config = result.provenance.get("config")
-    if not config:
-        return None
-    attacks = "of the training" if result.seed == config.get("seed") else result.seed
-    same = {field: value for field, value in base.flat(config).items() if base.decides(field) and field != "seed"}
-    step = (result.provenance.get("checkpoint") or {}).get("step")
-    return json.dumps([result.method, same, attacks, result.provenance.get("parameters", "raw"), step], sort_keys=True)
-
-
-def families(entries: Sequence[Entry]) -> dict[str, str]:
-    """Label of each entry -> label of its training, with the number of seeds where it has several."""
-    seeds: dict[str, dict[int, str]] = {}
-    for entry in entries:
-        if (training := training_of(entry.result)) is not None:
-            seeds.setdefault(training, {})[entry.result.provenance["config"]["seed"]] = entry.label
-    named = {entry.label: entry.label for entry in entries}
-    for by_seed in seeds.values():
-        if len(by_seed) > 1:
-            named |= {label: f"{SEED.sub('', label)} ({len(by_seed)} seeds)" for label in by_seed.values()}
-    return named
 
 
 def over_seeds(entries: Sequence[Entry]) -> list[Entry]:
@@ -46,11 +17,15 @@ def over_seeds(entries: Sequence[Entry]) -> list[Entry]:
     """
     groups: dict[str, list[Entry]] = {}
     for i, entry in enumerate(entries):
-        training = training_of(entry.result)
         how = [(name, info.n, info.settings) for name, info in entry.result.measures.items()]
-        alike = json.dumps([entry.images, entry.protocol, how, training if training is not None else i], sort_keys=True)
-        groups.setdefault(alike, []).append(entry)
-    return [group[0] if len(group) == 1 else _together(group) for group in groups.values()]
+        alike = [entry.images, entry.protocol, how, i if entry.training is None else entry.training]
+        groups.setdefault(json.dumps(alike, sort_keys=True), []).append(entry)
+    return [entry for group in groups.values() for entry in ([_together(group)] if len(group) > 1 else group)]
+
+
+def name_of_seeds(training: str, count: int) -> str:
+    """What several seeds of a training are called together."""
+    return f"{training} ({count} seeds)"
 
 
 def _together(group: Sequence[Entry]) -> Entry:
@@ -65,7 +40,8 @@ def _together(group: Sequence[Entry]) -> Entry:
     provenance = {**made[0], "seeds": [each["config"]["seed"] for each in made], "seconds": sum(seconds) if seconds else None}
     records = [mean_over_seeds(records) for records in same.values()]
     result = dataclasses.replace(first.result, records=records, provenance=provenance)
-    return Entry(f"{SEED.sub('', first.label)} ({count} seeds)", result, first.arrays)
+    assert first.training is not None
+    return Entry(name_of_seeds(first.training, count), result, first.arrays)
 
 
 def identifying(record: Record) -> dict[str, Any]:

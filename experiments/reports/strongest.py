@@ -5,13 +5,13 @@ An image counts as robust if no attack of any result given broke it at this eps,
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments.reports.entries import Entry
 from experiments.reports.records import Record
-from experiments.reports.seeds import families
+from experiments.reports.seeds import name_of_seeds
 from experiments.reports.tables import Cell, Table, cells
 from irob.metrics import mcnemar, paired_difference, robust_accuracy
 
@@ -47,11 +47,16 @@ def under_attack(entries: Sequence[Entry]) -> Iterator[UnderAttack]:
 
 
 class Known(NamedTuple):
-    """Of one network, norm and set of images: eps -> which images withstood everything, and eps -> who left least, with its accuracy."""
+    """Of one network, norm and set of images: eps -> which images withstood everything, and eps -> who left least, with its accuracy.
+
+    training: its name without the seed. by: the measures and protocols of all attacks.
+    """
 
     label: str
+    training: str | None
     norm: str
     indices: tuple[int, ...]
+    by: tuple[tuple[str, str], ...]
     correct: dict[float, np.ndarray]
     lowest: dict[float, tuple[str, float]]
 
@@ -70,7 +75,8 @@ def known(entries: Sequence[Entry]) -> list[Known]:
             so_far = so_far & np.all([each.correct[eps] for each in here], axis=0)
             best = min(here, key=lambda each: each.correct[eps].mean())
             correct[eps], lowest[eps] = so_far, (f"{best.measure}, {best.entry.protocol}", float(best.correct[eps].mean()))
-        result.append(Known(label, norm, indices, correct, lowest))
+        by = tuple(sorted({(each.measure, each.entry.protocol) for each in group}))
+        result.append(Known(label, group[0].entry.training, norm, indices, by, correct, lowest))
     return result
 
 
@@ -92,11 +98,13 @@ class Family(NamedTuple):
 
 def strongest_tables(entries: Sequence[Entry]) -> list[Table]:
     """The lowest accuracy known of each network, and pairs of networks; none where no attack on predictions was measured."""
-    names = families(entries)
-    grouped: dict[tuple[str, str, tuple[int, ...]], list[Known]] = {}
+    grouped: dict[tuple[Any, ...], list[Known]] = {}
     for network in known(entries):
-        grouped.setdefault((names[network.label], network.norm, network.indices), []).append(network)
-    found = [Family(label, members) for (label, _, _), members in grouped.items()]
+        grouped.setdefault((network.training or network.label, network.norm, network.indices, network.by), []).append(network)
+    found = [
+        Family(name_of_seeds(name, len(members)) if len(members) > 1 else members[0].label, members)
+        for (name, *_), members in grouped.items()
+    ]
     return [table for table in (lowest_table(found, entries), pairs_table(found)) if table.rows]
 
 
@@ -195,7 +203,8 @@ def robustbench(entry: Entry) -> list[dict[str, object]]:
     beside them.
     """
     found, cards = entry.of("autoattack"), []
-    if any(record["version"] not in ("standard", "plus") for record in found.records("robust_accuracy")):
+    other = any(record["version"] not in ("standard", "plus") for record in found.records("robust_accuracy"))
+    if other or entry.result.split != "test":
         return []
     clean = [record.value for record in found.records("clean_accuracy")]
     for record in found.records("robust_accuracy"):

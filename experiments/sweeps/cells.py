@@ -1,6 +1,8 @@
 """The cells of a sweep: a training and its evaluations each, as the command lines that a user would type."""
 
+import hashlib
 import itertools
+import json
 import pathlib
 import shlex
 import sys
@@ -10,9 +12,11 @@ from typing import NamedTuple
 import ml_collections
 
 from experiments.configs import base
+from experiments.evaluation.run import choose_measures
 from experiments.reports import results
 from experiments.runtime.errors import UserError, refuse
 from experiments.runtime.storage import slug
+from experiments.runtime.values import integer, number, several
 
 
 class SweepCell(NamedTuple):
@@ -40,19 +44,28 @@ class SweepCell(NamedTuple):
         return config
 
     def results(self) -> list[pathlib.Path]:
-        """The result file of each evaluation."""
-        texts = [" ".join(flags).replace("--measure=", "").replace("--", "") for flags in self.evaluations]
-        return [self.workdir / f"{slug(text)}.json" for text in texts]
+        """The result file of each evaluation: its flags, as far as a name has room, and their checksum."""
+        return [self.workdir / f"{short_name(flags)}.json" for flags in self.evaluations]
+
+    def results_names(self) -> list[str]:
+        """The names of the result files."""
+        return [file.name for file in self.results()]
 
     def commands(self) -> list[list[str]]:
         """The arguments of Python of its training and of each evaluation, in their order."""
         shared = [f"--workdir={self.workdir}", *([f"--data_dir={self.data_dir}"] if self.data_dir else [])]
         train = ["-m", "experiments.train", f"--config={self.config}", *(f"--config.{override}" for override in self.overrides), *shared]
         evaluate = [
-            ["-m", "experiments.evaluate", *shared, *flags, f"--out={file}"]
+            ["-m", "experiments.evaluate", *shared, *self._step(flags), *flags, f"--out={file}"]
             for flags, file in zip(self.evaluations, self.results(), strict=True)
         ]
         return [train, *evaluate]
+
+    def _step(self, flags: Sequence[str]) -> list[str]:
+        """The last step, so that a training which was stopped is not evaluated. With `config.patience` the last one is not known before."""
+        config = self.loaded()
+        given = any(flag.lstrip("-").split("=")[0] == "step" for flag in flags)
+        return [] if given or config.patience else [f"--step={config.num_steps}"]
 
     def left(self) -> list[list[str]]:
         """The commands that are still to be run; none of a finished cell. A training is repeated, which continues it, while a result is missing.
@@ -61,16 +74,27 @@ class SweepCell(NamedTuple):
           UserError: for a result of another config.
         """
         train, *evaluate = self.commands()
-        missing = [command for command, file in zip(evaluate, self.results(), strict=True) if not self._has(file)]
+        files = zip(evaluate, self.results(), self.evaluations, strict=True)
+        missing = [command for command, file, flags in files if not self._has(file, flags)]
         return [train, *missing] if missing else []
 
-    def _has(self, file: pathlib.Path) -> bool:
+    def _has(self, file: pathlib.Path, flags: Sequence[str]) -> bool:
         if not file.exists():
             return False
-        found = results.read_result(file).provenance.get("config") or {}
-        differences = base.changes(base.with_defaults(found), base.plain_config(self.loaded())) if found else ["no config"]
+        made, config = results.read_result(file).provenance, self.loaded()
+        found = made.get("config") or {}
+        differences = base.changes(base.with_defaults(found), base.plain_config(config)) if found else ["no config"]
+        ladder = any(flag.lstrip("-").split("=")[0] in ("eps", "protocol") for flag in flags)
+        if not ladder and list(made.get("eps", config.evaluation.eps)) != list(config.evaluation.eps):
+            differences.append(f"config.evaluation.eps: {made['eps']} -> {list(config.evaluation.eps)}")
         refuse(bool(differences), f"{file} is of another config ({'; '.join(differences[:4])}): use another --workdir, or move it away")
         return True
+
+
+def short_name(flags: Sequence[str]) -> str:
+    """Flags as part of a file name, with the first letters of their checksum: different flags are different files."""
+    text = " ".join(flags).replace("--measure=", "").replace("--", "")
+    return f"{slug(text)[:80]}_{hashlib.sha256(json.dumps(list(flags)).encode()).hexdigest()[:6]}"
 
 
 def as_line(commands: Sequence[Sequence[str]]) -> str:
@@ -103,6 +127,7 @@ def cells_of(
     Raises:
       UserError: for a config that is none, and for cells that are the same.
     """
+    refuse(any(each.startswith("method=") for each in overrides), "--config.method: give --methods, or FILE:METHOD")
     file, _, variant = config.partition(":")
     own, *switches = variant.split(",")
     first_seed = base.load_config(config, [each for each in overrides if each.startswith("seed=")]).seed
@@ -114,11 +139,14 @@ def cells_of(
             given = tuple(tuple(flags) for flags in evaluations)
             cells.append(SweepCell(name, workdir / name, f"{file}:{','.join([method, *switches])}", chosen, given, data_dir))
     refuse(len({cell.name for cell in cells}) < len(cells), "two cells of the sweep are the same: give each method and value once")
+    seen: dict[str, str] = {}
     for cell in cells:
         try:
-            cell.loaded()
+            plain = base.plain_config(cell.loaded())
         except UserError as error:
             raise UserError(f"{cell.name}: {error}") from error
+        same = seen.setdefault(json.dumps(plain, sort_keys=True), cell.name)
+        refuse(same != cell.name, f"{same} and {cell.name} are the same training: give each value once")
     return cells
 
 
@@ -128,7 +156,8 @@ def _combinations(varied: Mapping[str, Sequence[str]]) -> Iterator[tuple[tuple[s
 
 
 def _folder(method: str, values: Sequence[tuple[str, str]]) -> str:
-    parts = [slug(method), *(f"{field.rpartition('.')[2]}_{slug(value)}" for field, value in values)]
+    text = lambda value: slug(value.replace("+", "plus").replace("-", "minus"))  # noqa: E731
+    parts = [slug(method), *(f"{field.rpartition('.')[2]}_{text(value)}" for field, value in values)]
     return "_".join(parts)
 
 
@@ -164,8 +193,43 @@ def parse_evaluations(measures: Sequence[str], texts: Sequence[str]) -> list[lis
         refuse(
             not flags or not flags[0].startswith("--"), f"--evaluate={text!r}: give flags of experiments.evaluate, as in '--measure=aai'"
         )
-        taken = [flag for flag in flags if flag.split("=")[0] in ("--workdir", "--out", "--weights", "--model", "--data_dir")]
-        refuse(bool(taken), f"--evaluate={text!r}: the sweep gives {', '.join(taken)} itself")
         found.append(flags)
+    for flags in found:
+        check_evaluation(flags)
     refuse(len({tuple(flags) for flags in found}) < len(found), "--evaluate: two evaluations are the same")
     return found
+
+
+OF_THE_SWEEP = ("workdir", "out", "weights", "model", "variables", "dataset", "data_dir")  # flags that it gives itself
+OF_EVALUATE = (
+    *("measure", "protocol", "eps", "norm", "seed", "step", "parameters", "split", "classes"),
+    *("num_examples", "batch_size", "quiet"),
+)
+
+
+def check_evaluation(flags: Sequence[str]) -> None:
+    """Refuses flags that `experiments.evaluate` would refuse after the training: names, measures and values of their options.
+
+    Raises:
+      UserError: names the flag.
+    """
+    given: dict[str, str] = {}
+    name = ""
+    for part in flags:
+        if part.startswith("-"):
+            name, _, value = part.lstrip("-").partition("=")
+            given[name] = value
+        else:
+            given[name] = part
+    said = f"--evaluate={shlex.join(flags)!r}"
+    taken = [name for name in given if name in OF_THE_SWEEP]
+    refuse(bool(taken), f"{said}: the sweep gives --{', --'.join(taken)} itself")
+    options = {name: value for name, value in given.items() if name not in OF_EVALUATE}
+    measures = tuple(given.get("measure", "pgd").split(","))
+    try:
+        choose_measures(measures, given.get("protocol", "standard"), options)
+        for name in ("eps", "num_examples", "seed", "batch_size"):
+            if name in given:
+                (several(number(), 1) if name == "eps" else integer()).read(given[name])
+    except (UserError, ValueError) as error:
+        raise UserError(f"{said}: {error}") from error

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import time
@@ -38,6 +39,9 @@ def run_cell(
       Stopped: if it was asked to stop.
     """
     cell.workdir.mkdir(parents=True, exist_ok=True)
+    for file in cell.results():
+        if not file.exists():
+            file.with_suffix(".npz").unlink(missing_ok=True)  # arrays whose result was not written any more
     for command in cell.left():
         with (cell.workdir / "log.txt").open("a") as log:
             log.write(f"$ python {' '.join(command)}\n")
@@ -51,8 +55,9 @@ def run_cell(
                 except subprocess.TimeoutExpired:
                     if (number := stop()) is not None:
                         process.send_signal(number)
-                        process.wait()
-                        raise stopped_by(number, f"{cell.name} is saved") from None
+                        ended = process.wait()
+                        what = "is saved" if ended in (0, 130) else f"ended with exit code {ended}"
+                        raise stopped_by(number, f"{cell.name} {what}") from None
         if code != 0:
             return f"{command[1].removeprefix('experiments.')} ended with exit code {code}: {last_line(cell.workdir / 'log.txt')}"
     return None
@@ -61,7 +66,8 @@ def run_cell(
 def last_line(log: pathlib.Path) -> str:
     """The last line of a log that is not empty, without progress bars."""
     lines = [part.strip() for line in log.read_text(errors="replace").splitlines() for part in line.split("\r")]
-    return next((line for line in reversed(lines) if line and "it/s" not in line and "step/s" not in line and "image/s" not in line), "")
+    progress = re.compile(r"\w/s\b| a second, .* left")
+    return next((line for line in reversed(lines) if line and not progress.search(line)), "")
 
 
 def run_here(cells: Sequence[SweepCell]) -> Iterator[Ran]:
@@ -69,8 +75,14 @@ def run_here(cells: Sequence[SweepCell]) -> Iterator[Ran]:
     with stop_requests() as stop:
         for cell in cells:
             started = time.monotonic()
-            failed = run_cell(cell, stop)
+            try:
+                failed = run_cell(cell, stop)
+            except (OSError, UserError) as error:  # of this cell; the others go on
+                failed = one_line(error)
             yield Ran(cell, failed, time.monotonic() - started)
+
+
+MOST_REQUEUES = 1000  # of a job that ran out of time
 
 
 class Job:
@@ -116,7 +128,8 @@ def run_on_cluster(
         raise UserError("--launcher=slurm needs submitit: pip install 'irob[slurm]', or use --list with a scheduler of your own") from error
     typed = {name: int(value) if value.lstrip("-").isdecimal() else value for name, value in parameters.items()}
     try:
-        executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
+        often = {"slurm_max_num_timeout": MOST_REQUEUES} if cluster == "slurm" else {}
+        executor = submitit.AutoExecutor(folder=folder, cluster=cluster, **often)
         executor.update_parameters(name="irob", **typed)
         jobs = _running(cells, folder, cluster)
         new = [cell for cell in cells if cell.name not in jobs]
@@ -124,27 +137,39 @@ def run_on_cluster(
     except (RuntimeError, NameError, ValueError, TypeError, OSError) as error:
         raise UserError(f"submitit refuses ({one_line(error, 200)}): see --slurm") from error
     jobs |= {cell.name: job for cell, job in zip(new, submitted, strict=True)}
-    storage.save_text(folder / "jobs.json", json.dumps({name: job.job_id for name, job in jobs.items()}, indent=1) + "\n")
+    known = _known_jobs(folder) | {cell.name: [jobs[cell.name].job_id, *cell.results_names()] for cell in cells}
+    storage.save_text(folder / "jobs.json", json.dumps(known, indent=1) + "\n")
     waiting = {cell.name: cell for cell in cells}
     while waiting:
         for name in [name for name in waiting if jobs[name].done()]:
-            yield Ran(waiting.pop(name), _failure(jobs[name]), None)
+            cell = waiting.pop(name)
+            yield Ran(cell, _failure(jobs[name]) or ("it left something to be done" if cell.left() else None), None)
         time.sleep(1.0 if cluster == "local" else 15.0)
 
 
+def _known_jobs(folder: pathlib.Path) -> dict[str, list[str]]:
+    """Cell -> [number of its last job, names of the results that it makes], of all calls."""
+    try:
+        found = storage.read_json(folder / "jobs.json")
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def _running(cells: Sequence[SweepCell], folder: pathlib.Path, cluster: str) -> dict[str, Any]:
-    """The jobs of an earlier call that have not ended, by the names of their cells."""
+    """The jobs of an earlier call that have not ended and do what is asked for now, by the names of their cells. A job that the cluster does not know
+    any more has ended.
+    """
     import submitit
 
-    file = folder / "jobs.json"
-    if not file.exists() or cluster != "slurm":  # a job of submitit's local executor ends with the process that waits for it
+    if cluster != "slurm":  # a job of submitit's local executor ends with the process that waits for it
         return {}
-    try:
-        known = storage.read_json(file)
-    except ValueError:
-        return {}
-    jobs: dict[str, Any] = {cell.name: submitit.SlurmJob(folder=folder, job_id=known[cell.name]) for cell in cells if cell.name in known}
-    return {name: job for name, job in jobs.items() if not job.done()}
+    known = _known_jobs(folder)
+    asked = {cell.name: cell.results_names() for cell in cells}
+    jobs: dict[str, Any] = {
+        name: submitit.SlurmJob(folder=folder, job_id=known[name][0]) for name in asked if name in known and known[name][1:] == asked[name]
+    }
+    return {name: job for name, job in jobs.items() if not job.done() and job.state != "UNKNOWN"}
 
 
 def _failure(job: Any) -> str | None:
@@ -152,8 +177,9 @@ def _failure(job: Any) -> str | None:
     try:
         return job.result()
     except Exception as error:  # whatever happened on the other machine
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        return f"job {job.job_id}: {lines[-1].strip() if lines else type(error).__name__}"
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        telling = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Interrupt)\b", line)]
+        return f"job {job.job_id}: {(telling or lines or [type(error).__name__])[-1]}"
 
 
 def parse_parameters(texts: Sequence[str]) -> dict[str, str]:

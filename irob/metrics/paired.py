@@ -63,15 +63,16 @@ class Difference(NamedTuple):
 def paired_difference(first: Float[Array, " n"], second: Float[Array, " n"]) -> Difference:
     """The mean difference of two scores of the same examples, in the normal approximation:
 
-        d_i = a_i - b_i,    z = mean(d) / (s / sqrt(n)),    p = erfc(|z| / sqrt 2)
+        d_i = a_i - b_i,    z = mean(d) / (s / sqrt(n)),    p = max(erfc(|z| / sqrt 2), 2^(1 - m))
 
-    with s the standard deviation of d (n - 1). For scores such as the proportion of seeds of a training that are right on an example.
+    with s the standard deviation of d (n - 1) and m the number of d_i that are not 0: no exact test of their signs has a smaller p. For scores
+    such as the proportion of seeds of a training that are right on an example.
 
     Args:
       first, second: `[n]`, n >= 2, the scores.
 
     Returns:
-      The difference of the means, its interval and p; p = 1 where all d are 0, 0 where all are the same and not 0.
+      The difference of the means, its interval and p; p = 1 where all d are 0.
 
     Raises:
       ValueError: unless both are `[n]`, n >= 2, of finite numbers.
@@ -84,4 +85,5 @@ def paired_difference(first: Float[Array, " n"], second: Float[Array, " n"]) -> 
         raise ValueError(f"both must be finite scores of the same n >= 2 examples, got {a.shape} and {b.shape}")
     value, error = mean_with_error(a - b)
     z = value / error if error else math.copysign(math.inf, value) if value else 0.0
-    return Difference(value, value - 1.959964 * error, value + 1.959964 * error, math.erfc(abs(z) / math.sqrt(2.0)))
+    smallest = 2.0 ** min(1 - int(np.sum(a != b)), 0)
+    return Difference(value, value - 1.959964 * error, value + 1.959964 * error, max(math.erfc(abs(z) / math.sqrt(2.0)), smallest))

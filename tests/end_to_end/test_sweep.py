@@ -42,7 +42,8 @@ def test_a_sweep_fails_goes_on_and_ends_in_a_report(commands, tmp_path):
     assert "## digits, validation split" in report
     for method in ("normal", "int"):
         assert f"| {method} (2 seeds) | standard | pgd | linf | 150 | 8 |" in report
-    result = json.loads((blocked / "pgd_num_examples_8_eps_0_0_1_split_validation.json").read_text())
+    (file,) = blocked.glob("pgd_num_examples_8_eps_0_0_1_split_validation_*.json")
+    result = json.loads(file.read_text())
     assert result["data"]["split"] == "validation" and result["config"]["seed"] == 99
 
     other = commands.refused("sweep", *grid, "--config.num_steps=4")

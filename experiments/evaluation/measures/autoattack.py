@@ -208,7 +208,7 @@ REPORT_COLUMNS = (("version", "version"), ("norm", "norm"), ("n", "n"))
 def tables(title: str, entries: Sequence[Entry]) -> list[Table]:
     """Networks x eps: accuracy under the ensemble, and after each of its attacks."""
     notes = [
-        "Proportion of all test images classified correctly under every attack of the ensemble, with its 95% Wilson interval.",
+        "Proportion of all images classified correctly under every attack of the ensemble, with its 95% Wilson interval.",
         *masked_gradients(entries),
     ]
     stages = "What is left after each attack; each takes what the ones before it left."

@@ -301,7 +301,7 @@ MOST_CLASSES = 20  # in tables and figures of the report; result files have all
 def tables(title: str, entries: Sequence[Entry]) -> list[Table]:
     """A table of networks x eps: accuracy."""
     notes = [
-        "Proportion of test images classified correctly, with its 95% Wilson interval. Bold: the best network of a column, for each protocol.",
+        "Proportion of images classified correctly, with its 95% Wilson interval. Bold: the best network of a column, for each protocol.",
         *disagreement([without_targets(entry) for entry in entries]),
     ]
     metrics = ("robust_accuracy", "clean_accuracy")
