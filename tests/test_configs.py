@@ -31,6 +31,12 @@ def test_bounds_are_trained_in_linf_alone():
         base.validate_config(config)
 
 
+def test_the_margin_of_the_interpretation_needs_maps_whose_means_are_the_logits():
+    config = base.load_config("digits:int_margin", ["map=saliency"])
+    with pytest.raises(UserError, match=r"config\.map = 'saliency': int_margin is defined for cam"):
+        base.validate_config(config)
+
+
 def test_the_papers_hyper_parameters():
     """Section 4.5 of the authors' system; the attack step of Restricted ImageNet is the one that is corrected."""
     table = {

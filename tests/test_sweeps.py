@@ -1,5 +1,6 @@
 """The cells of a sweep, what is left of them, where they run, and how long that takes."""
 
+import dataclasses
 import json
 import shlex
 import signal

@@ -266,6 +266,10 @@ def validate_config(config: ml_collections.ConfigDict, num_devices: int = 1) -> 
         f"config.attack.norm = {values['attack.norm']!r}: {values['method']} is defined in {', '.join(defense.norms)}",
     )
     refuse(
+        bool(defense.maps) and values["map"] not in defense.maps,
+        f"config.map = {values['map']!r}: {values['method']} is defined for {', '.join(defense.maps)}",
+    )
+    refuse(
         defense.compares_maps and not find(EXPLAINERS, values["map"], "map").by_class,
         f"config.map = {values['map']!r}: {values['method']} compares maps of classes, and this one has none",
     )

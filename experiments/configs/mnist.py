@@ -31,7 +31,7 @@ FAST = {
     "attack.num_steps": 10,
     "attack.step_size": 0.06,
 }
-# Robust at larger eps: 15 minutes on one core. `int_margin` with it is the most robust training without an adversarial loss that was found.
+# For larger eps: 15 minutes on one core for `int_margin` (experiments/results/claims.md).
 ROBUST = FAST | {
     "num_steps": 12_000,
     "schedule": ("piecewise_constant_schedule", {"boundaries_and_scales": {"9001": 0.1, "11001": 0.1}}),

@@ -47,8 +47,8 @@ and of bounds over the whole ball (`irob.certify`), m_j below `f_t - f_j`:
 
 Boopathy et al. 2020 (https://arxiv.org/abs/2006.14748), in the form that the authors trained: raw sums over positions, no factor 1/2, gradient
 through the softmax weights, lambda = 0.01. On the paper's scale (maps on the logit scale, halved terms) that weight is 0.02 h w.
-L of `int_margin` is ours: by Proposition 1 no attack that changes the maps so much reaches a larger cross-entropy, and no logit of x' is in it. It
-counts the part of the two-class discrepancy that speaks against the label.
+L of `int_margin` is ours: an upper bound of CE(x'), as in Proposition 1, by the part of the two-class discrepancy that speaks against the label. It
+is CE(x') itself where no map changes in both directions.
 
 G is that of Chen et al. 2019 (https://arxiv.org/abs/1905.09957), per image and with lambda = 1. The code of Boopathy et al. differentiates the mean
 loss of a batch of N, so their networks have lambda = 1 / N; and what they call Int-IG is not class-wise there, but on images of one channel ig_norm

@@ -26,6 +26,7 @@ class Defense(NamedTuple):
       gradients at a time.
     per_class: whether it is that number for each class.
     norms: of the attack, that it is defined for; () for all.
+    maps: names of maps that it is defined for; () for all.
     """
 
     inner: Callable[[Explain, Image, Label], Objective] | None
@@ -34,6 +35,7 @@ class Defense(NamedTuple):
     gradients: int = 1
     per_class: bool = False
     norms: tuple[str, ...] = ()
+    maps: tuple[str, ...] = ()
 
 
 def from_terms(ascend: Term | None, descend: Term, compares_maps: bool = False) -> Defense:
@@ -179,8 +181,11 @@ def int2(weight: float = 0.01) -> Defense:
 
 
 def int_margin() -> Defense:
-    """Interpretation within the margin: the attack changes the prediction, training bounds by the maps alone how far it can."""
-    return from_terms(adversarial_loss, interpretation_margin_loss, compares_maps=True)
+    """Interpretation within the margin: the attack changes the prediction, training descends a bound of its success by the change of maps.
+
+    Defined for class activation maps, whose means are the logits.
+    """
+    return from_terms(adversarial_loss, interpretation_margin_loss, compares_maps=True)._replace(maps=("cam",))
 
 
 def int2_adv(weight: float = 0.01) -> Defense:
