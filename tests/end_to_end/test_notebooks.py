@@ -36,6 +36,7 @@ def test_a_notebook_runs(name, tmp_path, monkeypatch):
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("XLA_FLAGS", "")  # as a user's kernel, without the fake devices of the tests
     notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
     (parameters,) = [i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", ())]
     notebook.cells.insert(parameters + 1, nbformat.v4.new_code_cell("STEPS, N = 20, 4"))
