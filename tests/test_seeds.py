@@ -173,6 +173,7 @@ def test_images_of_another_split_are_a_section_of_their_own(tmp_path):
         line.split("](")[1].rstrip(")") for line in (tmp_path / "report" / "report.md").read_text().splitlines() if line.startswith("![")
     ]
     assert links and all((tmp_path / "report" / link).exists() for link in links)
+    assert len(read_entries([str(tmp_path)])) == 2  # the summary in the report is no result
 
 
 def test_methods_of_several_seeds_are_compared_image_by_image(entries):

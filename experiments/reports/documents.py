@@ -75,7 +75,7 @@ def read_summary(file: pathlib.Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"{file} is no summary ({one_line(error, 80)})") from error
     refuse(
-        not isinstance(found, dict) or found.get("schema") != SCHEMA or "networks" not in found, f"{file} is no summary of schema {SCHEMA}"
+        not isinstance(found, dict) or found.get("summary") != SCHEMA or "networks" not in found, f"{file} is no summary of schema {SCHEMA}"
     )
     return found
 

@@ -8,13 +8,13 @@ from experiments.reports.entries import Entry
 from experiments.reports.seeds import over_seeds
 from experiments.runtime import provenance
 
-SCHEMA = 1
+SCHEMA = 1  # under a key of its own: a folder of results may hold a summary, too
 LEFT_OUT = ("class_accuracy",)  # metrics of which there is a record for each class
 
 
 def summarized(entries: Sequence[Entry]) -> dict[str, Any]:
     """Every network, the seeds of a training together, with its records and where they come from, and the command that is writing them."""
-    return {"schema": SCHEMA, "command": provenance.command(), "networks": [_network(entry) for entry in over_seeds(entries)]}
+    return {"summary": SCHEMA, "command": provenance.command(), "networks": [_network(entry) for entry in over_seeds(entries)]}
 
 
 def _network(entry: Entry) -> dict[str, Any]:
