@@ -95,6 +95,19 @@ def test_one_seed_twice_is_not_two_seeds(tmp_path):
     assert {entry.training for entry in found} == {None} and len({entry.label for entry in over_seeds(found)}) == 2
 
 
+def test_files_of_one_network_at_several_eps_are_not_seeds(tmp_path):
+    """As of two evaluations, each at its own eps."""
+
+    def at(seed, eps):
+        made = result(seed, RIGHT["int", 1])
+        records = [dataclasses.replace(record, settings={**record.settings, "eps": eps}) for record in made.records[1:]]
+        return dataclasses.replace(made, records=records, provenance={**made.provenance, "eps": [eps]})
+
+    assert {entry.label for entry in over_seeds(read(tmp_path / "one", at(1, 0.1), at(1, 0.2)))} == {"int"}
+    both = over_seeds(read(tmp_path / "two", *(at(seed, eps) for seed in (1, 2) for eps in (0.1, 0.2))))
+    assert [(entry.label, entry.records()[0]["eps"]) for entry in both] == [("int (2 seeds)", 0.1), ("int (2 seeds)", 0.2)]
+
+
 def test_checkpoints_of_each_seeds_own_best_step_belong_together(tmp_path):
     second = result(2, RIGHT["int", 1])
     second.provenance["checkpoint"]["step"] = 7

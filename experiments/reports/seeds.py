@@ -18,9 +18,16 @@ def over_seeds(entries: Sequence[Entry]) -> list[Entry]:
     groups: dict[str, list[Entry]] = {}
     for i, entry in enumerate(entries):
         how = [(name, info.n, info.settings) for name, info in entry.result.measures.items()]
-        alike = [entry.images, entry.protocol, how, i if entry.training is None else entry.training]
+        made = entry.result.provenance
+        alike = [entry.images, entry.protocol, how, made.get("eps"), made.get("norm"), i if entry.training is None else entry.training]
         groups.setdefault(json.dumps(alike, sort_keys=True), []).append(entry)
-    return [entry for group in groups.values() for entry in ([_together(group)] if len(group) > 1 else group)]
+    return [entry for group in groups.values() for entry in ([_together(group)] if _several(group) else group)]
+
+
+def _several(group: Sequence[Entry]) -> bool:
+    """Whether these are several seeds, each of them once."""
+    seeds = [entry.result.provenance["config"]["seed"] for entry in group if entry.training is not None]
+    return 1 < len(seeds) == len(set(seeds))
 
 
 def name_of_seeds(training: str, count: int) -> str:
