@@ -96,3 +96,8 @@ def test_the_example_of_a_training_prints_the_readmes_numbers(commands, tmp_path
         assert set(shown) == set(line)
         for key in {"step", "eps", "learning_rate", "loss"} & set(shown):
             assert line[key] == pytest.approx(shown[key], rel=0.05)
+
+
+def test_what_is_checked_before_a_commit_is_what_ci_checks_before_the_tests():
+    ci = [line for line in (ROOT / ".ci" / "run").read_text().splitlines() if re.match(r"ruff|mypy", line)]
+    assert re.findall(r"entry: ([^,]+),", (ROOT / ".pre-commit-config.yaml").read_text()) == ci
