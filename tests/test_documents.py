@@ -10,7 +10,7 @@ import pytest
 import readme
 from conftest import ROOT
 
-DOCUMENTS = ("README.md", "BUILD.md")
+DOCUMENTS = ("README.md", "BUILD.md", "experiments/results/claims.md")
 CI = ["pip install -e . && python -m experiments.quickstart --workdir runs/quickstart", "pip install -e '.[test]' && pytest"]
 
 
@@ -21,12 +21,15 @@ def commands_of(document):
 
 def tiny(command, tmp_path):
     """The same command at the size of a test."""
-    command = command.replace("runs/", f"{tmp_path}/").replace(",tiny", "").replace(",fast", "").replace(",trades_wrn", "")
+    command = (
+        command.replace("runs/", f"{tmp_path}/").replace(",tiny", "").replace(",fast", "").replace(",robust", "").replace(",trades_wrn", "")
+    )
     command = re.sub(r"(configs/\w+\.py:\w+)", r"\1,tiny", command)
     command = re.sub(r"configs/(mnist|cifar10).py", "configs/digits.py", command)
     command = re.sub(r" --config\.num_steps=\S+| --config\.(learning_rate|eps_ramp)\S*", "", command)
     if "sweep" in command:
-        return re.sub(r"--evaluate '(.*?)( --num_examples=\d+)?'", r"--evaluate '\1 --num_examples=8 --eps=0,0.1'", command)
+        small = lambda found: f"--evaluate '{re.sub(r' --(num_examples|eps)=[^ ]*', '', found[1])} --num_examples=8 --eps=0,0.1'"
+        return re.sub(r"--evaluate '(.*?)'", small, command)
     if "evaluate" in command and "paper" not in command:
         command = re.sub(r" --num_examples \d+", "", command) + " --num_examples 8 --eps 0,0.1"
         command += " --budgets 2" if re.search(r"bound|isa|tradeoff", command) else ""
