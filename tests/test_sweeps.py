@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import pathlib
 import shlex
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -153,6 +155,27 @@ def test_a_signal_reaches_the_command_under_way(tmp_path):
         list(launchers.run_here([made(tmp_path, "a", program), made(tmp_path, "b", "")]))
     thread.join()
     assert (tmp_path / "saved").exists() and not (tmp_path / "b").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of Linux")
+def test_a_command_ends_with_its_sweep_however_that_ended(tmp_path):
+    """SIGKILL, a second Ctrl-C or a closed terminal: the training saves, and its workdir is free."""
+    program = f"""
+import sys
+sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
+from test_sweeps import made
+from experiments.sweeps import launchers
+import pathlib
+child = "import signal, sys, time\\ndef end(*_):\\n  open('{tmp_path}/saved', 'w').close(); sys.exit()\\n"
+child += "signal.signal(signal.SIGTERM, end)\\nopen('{tmp_path}/ready', 'w').close()\\ntime.sleep(60)"
+list(launchers.run_here([made(pathlib.Path("{tmp_path}"), "a", child)]))
+"""
+    sweep_process = subprocess.Popen([sys.executable, "-c", program], cwd=pathlib.Path(__file__).parent.parent)
+    wait = lambda file: any((tmp_path / file).exists() or time.sleep(0.05) for _ in range(1200))
+    assert wait("ready")
+    sweep_process.kill()
+    sweep_process.wait()
+    assert wait("saved")
 
 
 def test_the_time_left_is_that_of_each_method(tmp_path, capsys):

@@ -1,8 +1,11 @@
 """Where the cells of a sweep run: here, one after another, or on a cluster, through submitit."""
 
+import ctypes
 import json
+import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -46,7 +49,8 @@ def run_cell(
         with (cell.workdir / "log.txt").open("a") as log:
             log.write(f"$ python {' '.join(command)}\n")
             log.flush()
-            process = subprocess.Popen([sys.executable, *command], stdout=log, stderr=log, start_new_session=True)
+            program = [sys.executable, *command]
+            process = subprocess.Popen(program, stdout=log, stderr=log, start_new_session=True, preexec_fn=end_with_parent)
             started(process)
             while True:
                 try:
@@ -61,6 +65,16 @@ def run_cell(
         if code != 0:
             return f"{command[1].removeprefix('experiments.')} ended with exit code {code}: {last_line(cell.workdir / 'log.txt')}"
     return None
+
+
+PR_SET_PDEATHSIG = 1  # of sys/prctl.h
+
+
+def end_with_parent() -> None:
+    """Has Linux send SIGTERM to this process when its parent is gone, however that ended, so that it saves and leaves its workdir."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None) if os.name == "posix" else None
+    if prctl is not None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def last_line(log: pathlib.Path) -> str:
