@@ -36,6 +36,7 @@ def main() -> None:
     from experiments.evaluation import cache
     from experiments.evaluation.engine import Evaluation
     from experiments.evaluation.examples import class_index
+    from experiments.evaluation.options import SETTINGS
     from experiments.evaluation.run import check_measures, choose_measures, run_measures
     from experiments.reports import results, text
     from experiments.reports.png import write_examples
@@ -180,8 +181,6 @@ def parsed_eps(text: str | None) -> tuple[float, ...] | None:
         raise UserError(f"--eps={text}: {error}") from error
 
 
-# Flags that several processes must have in common.
-SETTINGS = ("measure", "protocol", "eps", "norm", "seed", "step", "parameters", "split", "classes", "num_examples", "batch_size")
 OPTION_FLAGS: list[str] = []
 
 

@@ -27,7 +27,7 @@ METHODS = ("normal", "adv", "int")
 SHOWN, SHOWN_EPS = 3, 0.1  # test images in the figure of the maps, and their attack
 AUTO_EPS = 0.15  # of AutoAttack
 EVALUATIONS: tuple[dict[str, str], ...] = ({"measure": "pgd"}, {"measure": "autoattack", "eps": str(AUTO_EPS)})
-TINY: tuple[dict[str, str], ...] = tuple({**flags, "num_examples": "16"} for flags in EVALUATIONS)
+TINY = ({**EVALUATIONS[0], "num_examples": "16"}, {**EVALUATIONS[1], "num_examples": "16", "version": "quick"})
 TINY_UNFORESEEN = ("jpeg_linf", "elastic")
 
 
@@ -47,7 +47,7 @@ def quickstart(workdir: pathlib.Path, tiny: bool = False) -> "list[tuple[Result,
     from experiments.training.loop import train
 
     results, shown = [], {}
-    evaluations = (TINY[0], {**TINY[1], "version": "quick"}) if tiny else EVALUATIONS
+    evaluations = TINY if tiny else EVALUATIONS
     texts = [[f"--{name}={value}" for name, value in flags.items()] for flags in evaluations]
     cells = cells_of(workdir, "digits:,tiny" if tiny else "digits", METHODS, 1, texts)
     folders, files = [workdir, workdir / "figures", *(cell.workdir for cell in cells)], [workdir / "results.json"]

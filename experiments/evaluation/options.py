@@ -10,6 +10,9 @@ from experiments.evaluation.examples import First, Images
 from experiments.runtime.errors import UserError, refuse
 from experiments.runtime.values import Kind
 
+# The flags of `experiments.evaluate` that decide a result, besides the options of measures.
+SETTINGS = ("measure", "protocol", "eps", "norm", "seed", "step", "parameters", "split", "classes", "num_examples", "batch_size")
+
 
 @dataclasses.dataclass(frozen=True)
 class MeasureOptions:

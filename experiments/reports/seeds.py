@@ -10,6 +10,8 @@ import numpy as np
 from experiments.reports.entries import Entry
 from experiments.reports.records import OUTCOMES, Record
 
+SEVERAL = "Of several seeds: the mean, and in brackets the lowest and the highest seed."  # a note below tables
+
 
 def over_seeds(entries: Sequence[Entry]) -> list[Entry]:
     """Entries in which those of several seeds, measured alike, are one: records are means with the range in the place of the interval, arrays are

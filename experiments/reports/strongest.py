@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.reports.entries import Entry
 from experiments.reports.records import Record
-from experiments.reports.seeds import name_of_seeds
+from experiments.reports.seeds import SEVERAL, name_of_seeds
 from experiments.reports.tables import Cell, Table, cells
 from irob.metrics import mcnemar, paired_difference, robust_accuracy
 
@@ -125,11 +125,7 @@ def lowest_table(networks: Sequence[Family], entries: Sequence[Entry]) -> Table:
     notes = [
         "Lowest known: images that no attack of any result given here broke, at this eps or a smaller one. It is an upper bound of robust accuracy"
         " all the same.",
-        *(
-            ["Of several seeds: the mean, and in brackets the lowest and the highest seed."]
-            if any(len(n.members) > 1 for n in networks)
-            else []
-        ),
+        *([SEVERAL] if any(len(network.members) > 1 for network in networks) else []),
         *disagreements(entries),
         *masked_gradients(entries),
     ]

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from experiments.reports.entries import Entry, by_label
 from experiments.reports.records import OUTCOMES, Record, hidden_gradients
+from experiments.reports.seeds import SEVERAL
 from experiments.runtime.errors import refuse
 from experiments.runtime.storage import slug
 
@@ -137,7 +138,7 @@ def coverage(entries: Sequence[Entry]) -> list[str]:
         by_network[entry.label].add(entry.protocol)
     alone = sorted(label for label, protocols in by_network.items() if protocols == {"paper"})
     several = any(record.get("seeds") for entry in entries for record in entry.records())
-    notes = ["Of several seeds: the mean, and in brackets the lowest and the highest seed."] if several else []
+    notes = [SEVERAL] if several else []
     notes += [f"Measured under `paper` alone, which says little: {', '.join(alone)}."] if alone else []
     for entry in entries:
         hidden = [record for record in entry.records() if record.get("without_gradient", 0)]

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import ml_collections
 
 from experiments.configs import base
+from experiments.evaluation.options import SETTINGS
 from experiments.evaluation.run import choose_measures
 from experiments.reports import results
 from experiments.runtime.errors import UserError, refuse
@@ -64,8 +65,7 @@ class SweepCell(NamedTuple):
     def _step(self, flags: Sequence[str]) -> list[str]:
         """The last step, so that a training which was stopped is not evaluated. With `config.patience` the last one is not known before."""
         config = self.loaded()
-        given = any(flag.lstrip("-").split("=")[0] == "step" for flag in flags)
-        return [] if given or config.patience else [f"--step={config.num_steps}"]
+        return [] if "step" in values_of(flags) or config.patience else [f"--step={config.num_steps}"]
 
     def left(self) -> list[list[str]]:
         """The commands that are still to be run; none of a finished cell. A training is repeated, which continues it, while a result is missing.
@@ -84,8 +84,7 @@ class SweepCell(NamedTuple):
         made, config = results.read_result(file).provenance, self.loaded()
         found = made.get("config") or {}
         differences = base.changes(base.with_defaults(found), base.plain_config(config)) if found else ["no config"]
-        ladder = any(flag.lstrip("-").split("=")[0] in ("eps", "protocol") for flag in flags)
-        if not ladder and list(made.get("eps", config.evaluation.eps)) != list(config.evaluation.eps):
+        if not {"eps", "protocol"} & set(values_of(flags)) and list(made.get("eps", config.evaluation.eps)) != list(config.evaluation.eps):
             differences.append(f"config.evaluation.eps: {made['eps']} -> {list(config.evaluation.eps)}")
         refuse(bool(differences), f"{file} is of another config ({'; '.join(differences[:4])}): use another --workdir, or move it away")
         return True
@@ -183,8 +182,8 @@ def parse_evaluations(measures: Sequence[str], texts: Sequence[str]) -> list[lis
     Raises:
       UserError: for a text that is not made of flags, or that gives one which the sweep gives.
     """
-    found = [["--measure=" + ",".join(measures)]] if measures or not texts else []
-    found = found if measures or texts else [["--measure=pgd"]]
+    alone = measures or ([] if texts else ["pgd"])
+    found = [[f"--measure={','.join(alone)}"]] if alone else []
     for text in texts:
         try:
             flags = shlex.split(text)
@@ -201,10 +200,19 @@ def parse_evaluations(measures: Sequence[str], texts: Sequence[str]) -> list[lis
 
 
 OF_THE_SWEEP = ("workdir", "out", "weights", "model", "variables", "dataset", "data_dir")  # flags that it gives itself
-OF_EVALUATE = (
-    *("measure", "protocol", "eps", "norm", "seed", "step", "parameters", "split", "classes"),
-    *("num_examples", "batch_size", "quiet"),
-)
+
+
+def values_of(flags: Sequence[str]) -> dict[str, str]:
+    """Flag -> value, of `--name=value`, `--name value` and `--name`."""
+    values: dict[str, str] = {}
+    name = ""
+    for part in flags:
+        if part.startswith("-"):
+            name, _, value = part.lstrip("-").partition("=")
+            values[name] = value
+        else:
+            values[name] = part
+    return values
 
 
 def check_evaluation(flags: Sequence[str]) -> None:
@@ -213,18 +221,11 @@ def check_evaluation(flags: Sequence[str]) -> None:
     Raises:
       UserError: names the flag.
     """
-    given: dict[str, str] = {}
-    name = ""
-    for part in flags:
-        if part.startswith("-"):
-            name, _, value = part.lstrip("-").partition("=")
-            given[name] = value
-        else:
-            given[name] = part
+    given = values_of(flags)
     said = f"--evaluate={shlex.join(flags)!r}"
     taken = [name for name in given if name in OF_THE_SWEEP]
     refuse(bool(taken), f"{said}: the sweep gives --{', --'.join(taken)} itself")
-    options = {name: value for name, value in given.items() if name not in OF_EVALUATE}
+    options = {name: value for name, value in given.items() if name not in (*SETTINGS, "quiet")}
     measures = tuple(given.get("measure", "pgd").split(","))
     try:
         choose_measures(measures, given.get("protocol", "standard"), options)
