@@ -11,6 +11,7 @@ import threading
 import time
 import types
 
+import jax
 import pytest
 
 from experiments import sweep
@@ -18,6 +19,12 @@ from experiments.runtime.errors import Stopped, UserError
 from experiments.sweeps import launchers
 from experiments.sweeps.cells import SweepCell, as_line, cells_of, parse_evaluations, parse_varied
 from experiments.sweeps.launchers import Ran
+
+
+@pytest.fixture(scope="module", autouse=True)
+def threads_of_jax():
+    """Beside which a process must be started without code between fork and exec."""
+    jax.devices()
 
 
 def test_a_grid_has_every_method_with_every_value_seed_by_seed(tmp_path):

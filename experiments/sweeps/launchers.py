@@ -1,8 +1,6 @@
 """Where the cells of a sweep run: here, one after another, or on a cluster, through submitit."""
 
-import ctypes
 import json
-import os
 import pathlib
 import re
 import signal
@@ -49,8 +47,7 @@ def run_cell(
         with (cell.workdir / "log.txt").open("a") as log:
             log.write(f"$ python {' '.join(command)}\n")
             log.flush()
-            program = [sys.executable, *command]
-            process = subprocess.Popen(program, stdout=log, stderr=log, start_new_session=True, preexec_fn=end_with_parent)
+            process = subprocess.Popen(ends_with_parent(command), stdout=log, stderr=log, start_new_session=True)
             started(process)
             while True:
                 try:
@@ -67,14 +64,19 @@ def run_cell(
     return None
 
 
-PR_SET_PDEATHSIG = 1  # of sys/prctl.h
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+TIE = f"""
+import ctypes, os, sys
+ctypes.CDLL(None).prctl({PR_SET_PDEATHSIG}, {int(signal.SIGTERM)})
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
 
 
-def end_with_parent() -> None:
-    """Has Linux send SIGTERM to this process when its parent is gone, however that ended, so that it saves and leaves its workdir."""
-    prctl = getattr(ctypes.CDLL(None), "prctl", None) if os.name == "posix" else None
-    if prctl is not None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+def ends_with_parent(arguments: Sequence[str]) -> list[str]:
+    """The command line of `python arguments` to which Linux sends SIGTERM when its parent is gone, however that ended, so that it saves and leaves its
+    workdir. The process asks for this itself before it becomes that command: code that runs between fork and exec is not safe beside JAX's threads.
+    """
+    return [sys.executable, *(("-c", TIE) if sys.platform == "linux" else ()), *arguments]
 
 
 def last_line(log: pathlib.Path) -> str:
