@@ -11,12 +11,15 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 class Commands:
-    """Runs the command lines as a user would, from the root of the project."""
+    """Runs the command lines as a user would, from the root of the project. flags: of XLA, for all of them."""
+
+    def __init__(self, flags=""):
+        self.flags = flags
 
     def environment(self, devices=1, **extra):
         """devices: None for as many as the command takes by itself."""
         flags = f"--xla_force_host_platform_device_count={devices}" if devices else ""
-        return {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", **extra}
+        return {**os.environ, "XLA_FLAGS": flags + self.flags, "JAX_PLATFORMS": "cpu", **extra}
 
     def start(self, module, *arguments, devices=1, **extra):
         command = [sys.executable, "-m", f"experiments.{module}", *map(str, arguments)]

@@ -26,10 +26,11 @@ hypothesis.settings.load_profile("irob")
 
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="the long tests, too")
+    parser.addoption("--optimized", action="store_true", help="compile every test's programs as users do")
     parser.addoption("--trials", type=int, default=1, help="times as many trials of faults (tests/faults): 10 kills a training 50 times")
 
 
-# XLA compiles twice as fast with them, and most of the time of these tests goes into compilation. `--slow` compiles as users do.
+# XLA compiles twice as fast with them, and most of the time of these tests goes into compilation.
 QUICK_XLA = " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 
 
@@ -40,12 +41,14 @@ def xla_knows(flags):
 
 
 def pytest_configure(config):
-    """In this process and its workers, before the first use of a device. The command lines run as users run them."""
-    if config.getoption("--slow"):
-        return
-    if "PYTEST_XDIST_WORKER" not in os.environ:
+    """In this process and its workers, before the first use of a device."""
+    if not config.getoption("--optimized") and "PYTEST_XDIST_WORKER" not in os.environ:
         os.environ["XLA_FLAGS"] += QUICK_XLA if xla_knows(QUICK_XLA) else ""  # which its workers inherit
-    jax.config.update("jax_disable_most_optimizations", True)
+
+
+def pytest_runtest_setup(item):
+    """Long tests run for longer than they compile."""
+    jax.config.update("jax_disable_most_optimizations", not ("slow" in item.keywords or item.config.getoption("--optimized")))
 
 
 def pytest_collection_modifyitems(config, items):
@@ -152,4 +155,4 @@ def trained():
 def commands():
     from commands import Commands
 
-    return Commands()
+    return Commands(QUICK_XLA if QUICK_XLA in os.environ["XLA_FLAGS"] else "")
