@@ -73,8 +73,9 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 
 
 def ends_with_parent(arguments: Sequence[str]) -> list[str]:
-    """The command line of `python arguments` to which Linux sends SIGTERM when its parent is gone, however that ended, so that it saves and leaves its
-    workdir. The process asks for this itself before it becomes that command: code that runs between fork and exec is not safe beside JAX's threads.
+    """The command line of `python arguments` to which Linux sends SIGTERM when its parent is gone, however that ended, so that it saves and leaves
+    its workdir. The process asks for this itself before it becomes that command: code that runs between fork and exec is not safe beside JAX's
+    threads.
     """
     return [sys.executable, *(("-c", TIE) if sys.platform == "linux" else ()), *arguments]
 
