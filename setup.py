@@ -18,7 +18,7 @@ setup(
     license="MIT",
     packages=find_packages(include=["irob", "irob.*", "experiments", "experiments.*"]),
     package_data={
-        "experiments": ["results/*.*", "results/networks/*.*", "notebooks/*.ipynb"],
+        "experiments": ["guide/*.md", "results/*.*", "results/networks/*.*", "notebooks/*.ipynb"],
         "experiments.evaluation": ["uar_calibration.json"],
         "experiments.reports": ["templates/*.*", "templates/site/*"],
     },

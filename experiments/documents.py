@@ -13,12 +13,11 @@ from absl import flags
 from experiments.runtime.flags import run_command
 
 RESULTS = pathlib.Path(__file__).parent / "results"
-DOCUMENTS = ("README.md", "BUILD.md", "experiments/results/claims.md")
 
 
 def main() -> None:
     """Parses flags and writes, or compares, every document."""
-    from experiments.reports.documents import rendered
+    from experiments.reports.documents import DOCUMENTS, rendered
     from experiments.runtime import storage
     from experiments.runtime.errors import UserError, refuse
 
@@ -42,6 +41,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_list("inputs", [], "documents (default: README.md, BUILD.md, experiments/results/claims.md of this project)")
+    flags.DEFINE_list("inputs", [], "documents (default: all of this project)")
     flags.DEFINE_bool("check", False, "write nothing; fail if a document says anything else")
     run_command(main, positional="inputs")

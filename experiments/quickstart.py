@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from experiments.runtime.models import EvaluatedModel
 
 METHODS = ("normal", "adv", "int")
-SHOWN, SHOWN_EPS = 3, 0.1  # test images in the figure of the maps, and their attack
+SHOWN, SHOWN_EPS = 2, 0.1  # test images in the figure of the maps, and their attack
 AUTO_EPS = 0.15  # of AutoAttack
 EVALUATIONS: tuple[dict[str, str], ...] = ({"measure": "pgd"}, {"measure": "autoattack", "eps": str(AUTO_EPS)})
 TINY = ({**EVALUATIONS[0], "num_examples": "16"}, {**EVALUATIONS[1], "num_examples": "16", "version": "quick"})
@@ -67,8 +67,8 @@ def quickstart(workdir: pathlib.Path, tiny: bool = False) -> "list[tuple[Result,
     accuracies = figures.curves_against_eps({panel: curves}, "accuracy", (0.0, 1.0), "trained by")
     figures.save(accuracies, workdir / "figures" / "accuracy_against_eps.png")
     unforeseen = unforeseen_samples(evaluation, 2, TINY_UNFORESEEN) if tiny else unforeseen_samples(evaluation, 2)
-    maps = samples.maps_by_method(shown, SHOWN_EPS, METHODS[-1], unforeseen)
-    figures.save(maps, workdir / "figures" / "maps.png")
+    figures.save(samples.maps_by_method(shown, SHOWN_EPS), workdir / "figures" / "maps.png")
+    figures.save(samples.unforeseen_images(METHODS[-1], unforeseen), workdir / "figures" / "unforeseen.png")
     return results
 
 

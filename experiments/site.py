@@ -1,4 +1,4 @@
-"""Builds the documentation site: README, developer guide, claims, and the reference of every public name, by pdoc.
+"""Builds the documentation site: README, the guide, claims, and the reference of every public name, by pdoc.
 
     pip install -e '.[docs]' && python -m experiments.site --out site
 
@@ -17,6 +17,7 @@ from typing import Any
 
 from absl import flags
 
+from experiments.reports.documents import DOCUMENTS
 from experiments.runtime.flags import run_command
 
 MODULES = ("irob", "experiments", "!experiments.benchmark", "!experiments.benchmarks")  # its peers need what is not installed
@@ -32,11 +33,6 @@ TOPICS = (
     "experiments",
 )
 ROOT = pathlib.Path(__file__).parent.parent
-PAGES = {  # document -> (page, title)
-    "README.md": ("index.html", "Overview"),
-    "BUILD.md": ("guide.html", "Developer guide"),
-    "experiments/results/claims.md": ("claims.html", "What holds and what does not"),
-}
 
 
 def build(out: pathlib.Path) -> int:
@@ -64,8 +60,8 @@ def build(out: pathlib.Path) -> int:
             pdoc.pdoc(*MODULES, output_directory=out)
         except UserWarning as error:
             raise UserError(f"something cannot be documented: {one_line(error)}") from error
-    pages = {page: title for name, (page, title) in PAGES.items() if (ROOT / name).exists()}
-    for name, (page, title) in PAGES.items():
+    pages = {page: title for name, (page, title) in DOCUMENTS.items() if (ROOT / name).exists()}
+    for name, (page, title) in DOCUMENTS.items():
         if (ROOT / name).exists():
             content = pdoc.render.to_html(linked((ROOT / name).read_text(), name))
             whole = pdoc.render.env.get_template("page.html.jinja2").render(title=title, pages=pages, modules=TOPICS, content=content)
@@ -103,9 +99,9 @@ def linked(text: str, document: str) -> str:
         if re.match(r"\w+:", found[1]):
             return found[0]
         target = os.path.normpath(folder / found[1]).replace(".readme/", "figures/")
-        return f"]({PAGES[target][0] if target in PAGES else target})"
+        return f"]({DOCUMENTS[target][0] if target in DOCUMENTS else target}{found[2] or ''})"
 
-    return re.sub(r"\]\(([^)#\s]+)\)", place, text)
+    return re.sub(r"\]\(([^)#\s]+)(#[^)\s]*)?\)", place, text)
 
 
 class _Links(html.parser.HTMLParser):

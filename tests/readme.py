@@ -1,11 +1,13 @@
-"""What README.md says: its commands, blocks and numbers, for tests that hold it to them."""
+"""What README.md and the guide say: their commands, blocks and numbers, for tests that hold them to these."""
 
 import json
 import re
 
 from conftest import ROOT
 
-TEXT = (ROOT / "README.md").read_text()
+from experiments.reports.documents import DOCUMENTS
+
+TEXT = "\n".join((ROOT / document).read_text() for document in DOCUMENTS)
 
 
 def lines_after(words, count):

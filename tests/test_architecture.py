@@ -9,6 +9,8 @@ import re
 import pytest
 from conftest import ROOT
 
+from experiments.reports.documents import DOCUMENTS
+
 IROB = [file.relative_to(ROOT) for file in sorted((ROOT / "irob").rglob("*.py"))]
 EXPERIMENTS = [file.relative_to(ROOT) for file in sorted((ROOT / "experiments").rglob("*.py"))]
 COMMANDS = {"runs", "train", "evaluate", "report", "prepare_data", "quickstart", "benchmark", "sweep", "documents", "site"}
@@ -161,7 +163,7 @@ WORDS = re.compile(
 
 
 def test_words_of_the_field():
-    files = [*MODULES.values(), *map(pathlib.Path, ("README.md", "BUILD.md", "setup.py"))]
+    files = [*MODULES.values(), *map(pathlib.Path, (*DOCUMENTS, "setup.py"))]
     for file in files:
         if file.name == "old_results.py":  # it converts a word that older files have
             continue

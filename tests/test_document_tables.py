@@ -9,7 +9,7 @@ from conftest import ROOT
 from test_seeds import RIGHT, arrays, entries, result  # noqa: F401 - a fixture
 
 from experiments import documents
-from experiments.reports.documents import cell, rendered
+from experiments.reports.documents import DOCUMENTS, cell, rendered
 from experiments.reports.entries import read_entries
 from experiments.reports.results import write_result
 from experiments.reports.summary import as_text, summarized
@@ -103,7 +103,7 @@ def test_cells():
 
 def test_what_the_documents_say_is_what_the_results_say():
     """As `python -m experiments.documents --check`; a number that is altered by hand is found."""
-    for name in documents.DOCUMENTS:
+    for name in DOCUMENTS:
         file = ROOT / name
         if file.exists():
             text = file.read_text()

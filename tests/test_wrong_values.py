@@ -142,7 +142,7 @@ def test_networks_keep_the_type_of_the_image(dtype, small):
         assert maps.dtype == logits.dtype == dtype
 
 
-def test_in_double_precision_the_readmes_examples_run(tmp_path):
+def test_in_double_precision_the_examples_of_the_guide_run(tmp_path):
     """In a process of their own, where JAX_ENABLE_X64 is set."""
     import os
     import subprocess
@@ -150,9 +150,8 @@ def test_in_double_precision_the_readmes_examples_run(tmp_path):
 
     from conftest import ROOT
 
-    code = (
-        f"import doctest, sys; r = doctest.testfile({str(ROOT / 'README.md')!r}, module_relative=False, optionflags=12); sys.exit(r.failed)"
-    )
+    file = ROOT / "experiments" / "guide" / "python.md"
+    code = f"import doctest, sys; r = doctest.testfile({str(file)!r}, module_relative=False, optionflags=12); sys.exit(r.failed)"
     environment = os.environ | {"JAX_ENABLE_X64": "1", "PYTHONPATH": str(ROOT)}
     found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=tmp_path)
     assert found.returncode == 0, found.stdout[-3000:]

@@ -22,6 +22,16 @@ from experiments.reports.summary import SCHEMA
 from experiments.runtime import storage
 from experiments.runtime.errors import UserError, one_line, refuse
 
+DOCUMENTS = {  # of the project -> (page of its site, title)
+    "README.md": ("index.html", "Overview"),
+    "experiments/guide/training.md": ("training.html", "Training"),
+    "experiments/guide/evaluation.md": ("evaluation.html", "Evaluation"),
+    "experiments/guide/own.md": ("own.html", "Your own network and data"),
+    "experiments/guide/python.md": ("python.html", "In Python"),
+    "experiments/guide/speed.md": ("speed.html", "Speed"),
+    "experiments/results/claims.md": ("claims.html", "What holds and what does not"),
+    "BUILD.md": ("guide.html", "Developer guide"),
+}
 BLOCK = re.compile(r"(<!-- results: (?P<spec>.*?) -->\n).*?(<!-- /results -->)", flags=re.DOTALL)
 KEYS = {"from", "where", "rows", "columns", "names", "headings"}
 

@@ -156,6 +156,14 @@ def show_image(axis: Any, image: np.ndarray) -> None:
     axis.imshow(np.asarray(image).squeeze(), cmap="gray", vmin=0, vmax=1)
 
 
+def show_map_over(axis: Any, image: np.ndarray, values: np.ndarray, scale: float) -> None:
+    """A map `[h, w]` over the image that it explains, red where positive, blue where negative, at full color where |value| = scale."""
+    height, width = np.shape(image)[:2]
+    over = {"extent": (-0.5, width - 0.5, height - 0.5, -0.5), "interpolation": "bilinear"}
+    axis.imshow(np.mean(np.atleast_3d(image), axis=-1), cmap="gray", vmin=0, vmax=1)
+    axis.imshow(values, cmap="coolwarm", vmin=-scale, vmax=scale, alpha=0.7, **over)
+
+
 def bare(axes: Any) -> None:
     """Removes the ticks of axes."""
     for axis in np.ravel(axes):

@@ -1,4 +1,4 @@
-"""A figure of images with their maps, method by method, for the quickstart."""
+"""Figures of images with their maps, method by method, and under unforeseen attacks, for the quickstart."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -32,37 +32,44 @@ class UnforeseenSample(NamedTuple):
     predicted: str
 
 
-def maps_by_method(samples: Mapping[str, Sequence[Sample]], eps: float, of: str, unforeseen: Sequence[UnforeseenSample]) -> "Figure":
-    """For each method a row of image, its map, the attacked image, its map; one block of columns per image. Below, an image under unforeseen attacks.
+def maps_by_method(samples: Mapping[str, Sequence[Sample]], eps: float) -> "Figure":
+    """For each method a row of image, its map, the attacked image, its map; one block of columns per image. Maps lie over their images.
 
     Red speaks for the true class, blue against it; one scale per method.
 
     Args:
+      samples: method -> its images, the same ones for all.
       eps: of the attack.
-      of: the method whose network the unforeseen attacks are on.
     """
     count = len(next(iter(samples.values())))
-    figure, axes = figures.subplots(len(samples) + 1, 4 * count, 1.25 * 4 * count, 1.75 * (len(samples) + 1))
-    for row, (method, found) in zip(axes, samples.items(), strict=False):
+    figure, axes = figures.subplots(len(samples), 4 * count, 1.15 * 4 * count, 1.3 * len(samples) + 0.3)
+    for row, (method, found) in zip(axes, samples.items(), strict=True):
         scale = max(np.abs(sample.clean_map).max() for sample in found)
         for i, sample in enumerate(found):
             image, clean_map, attacked, attacked_map = row[4 * i : 4 * i + 4]
             for axis, picture, predicted in ((image, sample.image, sample.clean_class), (attacked, sample.attacked, sample.attacked_class)):
                 figures.show_image(axis, picture)
-                axis.set_xlabel(f"classified as {predicted}", fontsize=7)
-            for axis, values in ((clean_map, sample.clean_map), (attacked_map, sample.attacked_map)):
-                axis.imshow(values, cmap="coolwarm", vmin=-scale, vmax=scale)
-            attacked_map.set_xlabel(f"tau {sample.tau:.2f}", fontsize=7)
-        row[0].set_ylabel(method)
-    for axis, title in zip(axes[0], ["image", "its map", "attacked", "its map"] * count, strict=True):
-        axis.set_title(title, fontsize=8)
-    for axis, shown in zip(axes[-1], unforeseen, strict=False):
+                axis.set_xlabel(f"classified as {predicted}", fontsize=8, color="black" if predicted == sample.clean_class else "firebrick")
+            for axis, picture, values in (
+                (clean_map, sample.image, sample.clean_map),
+                (attacked_map, sample.attacked, sample.attacked_map),
+            ):
+                figures.show_map_over(axis, picture, values, scale)
+            attacked_map.set_xlabel(f"tau {sample.tau:.2f}", fontsize=8)
+        row[0].set_ylabel(method, fontsize=11)
+    for axis, title in zip(axes[0], ["image", "its map", f"attacked, eps {eps:g}", "its map"] * count, strict=True):
+        axis.set_title(title, fontsize=9)
+    figures.bare(axes)
+    return figure
+
+
+def unforeseen_images(method: str, samples: Sequence[UnforeseenSample]) -> "Figure":
+    """An image under each unforeseen attack on the network of a method."""
+    figure, axes = figures.subplots(1, len(samples), 1.25 * len(samples), 1.8)
+    for axis, shown in zip(axes[0], samples, strict=True):
         figures.show_image(axis, shown.image)
         axis.set_title(f"{shown.attack} {shown.eps:g}", fontsize=7)
         axis.set_xlabel(f"classified as {shown.predicted}", fontsize=7)
-    for axis in axes[-1][len(unforeseen) :]:
-        axis.axis("off")
-    axes[-1][0].set_ylabel(f"{of},\nunforeseen", fontsize=8)
+    axes[0][0].set_ylabel(method, fontsize=8)
     figures.bare(axes)
-    figure.suptitle(f"Class activation maps of the true class, clean and attacked (l-inf, eps {eps})", fontsize=10)
     return figure

@@ -1,6 +1,7 @@
 """Where the cells of a sweep run: here, one after another, or on a cluster, through submitit."""
 
 import json
+import os
 import pathlib
 import re
 import signal
@@ -67,7 +68,7 @@ def run_cell(
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 TIE = f"""
 import ctypes, os, sys
-ctypes.CDLL(None).prctl({PR_SET_PDEATHSIG}, {int(signal.SIGTERM)})
+getattr(ctypes.CDLL(None), "prctl", lambda *_: None)({PR_SET_PDEATHSIG}, {int(signal.SIGTERM)})
 os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
 
@@ -77,7 +78,7 @@ def ends_with_parent(arguments: Sequence[str]) -> list[str]:
     its workdir. The process asks for this itself before it becomes that command: code that runs between fork and exec is not safe beside JAX's
     threads.
     """
-    return [sys.executable, *(("-c", TIE) if sys.platform == "linux" else ()), *arguments]
+    return [sys.executable, *(("-c", TIE) if os.name == "posix" else ()), *arguments]
 
 
 def last_line(log: pathlib.Path) -> str:

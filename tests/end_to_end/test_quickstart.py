@@ -23,7 +23,7 @@ def test_it_leaves_what_it_promises(made):
         assert result["measures"]["pgd"]["n"] == 16 and result["protocol"] == "standard"
         (row,) = re.findall(rf"^{result['method']} .*$", out, flags=re.MULTILINE)
         assert [float(value) for value in re.findall(r"(\S+) \[", row)] == [round(record["value"], 3) for record in [*overall, under_auto]]
-    for figure in ("accuracy_against_eps.png", "maps.png"):
+    for figure in ("accuracy_against_eps.png", "maps.png", "unforeseen.png"):
         assert (workdir / "figures" / figure).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert np.all([(workdir / method / "seed_99" / "checkpoints" / "8").is_dir() for method in ("normal", "adv", "int")])
 

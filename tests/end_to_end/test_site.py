@@ -4,13 +4,13 @@ import re
 
 import pytest
 
-from experiments import site
+from experiments.reports.documents import DOCUMENTS
 from experiments.site import broken_links, linked
 
 
 def test_links_of_documents_are_those_of_the_site():
-    text = "[a](BUILD.md) ![b](.readme/bound.png) [c](https://x.org/y.md) [d](#more)"
-    assert linked(text, "README.md") == "[a](guide.html) ![b](figures/bound.png) [c](https://x.org/y.md) [d](#more)"
+    text = "[a](BUILD.md) ![b](.readme/bound.png) [c](https://x.org/y.md) [d](#more) [e](BUILD.md#speed)"
+    assert linked(text, "README.md") == "[a](guide.html) ![b](figures/bound.png) [c](https://x.org/y.md) [d](#more) [e](guide.html#speed)"
     assert linked("[a](../../README.md)", "experiments/results/claims.md") == "[a](index.html)"
 
 
@@ -31,8 +31,8 @@ def test_the_site_is_built_without_a_warning(commands, tmp_path):
     out, _ = commands.run("site", "--out", tmp_path / "site")
     assert int(out.split()[0]) > 60
     front = (tmp_path / "site" / "index.html").read_text()
-    assert "Train classifiers whose explanations stay stable" in front and 'href="irob/attacks.html"' in front
+    assert "trains image classifiers whose explanations stay stable" in front and 'href="irob/attacks.html"' in front
     attacks = (tmp_path / "site" / "irob" / "attacks.html").read_text()
     assert all(f'id="{name}"' in attacks for name in ("pgd", "LInf", "sneaking_attack"))
-    pages = {page for page, _ in site.PAGES.values()}
+    pages = {page for page, _ in DOCUMENTS.values()}
     assert set(re.findall(r'href="(\w+\.html)"', front)) & pages == {page for page in pages if (tmp_path / "site" / page).exists()}
