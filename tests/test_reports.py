@@ -88,7 +88,8 @@ def test_a_method_has_one_color_in_every_figure():
 
 def test_files_of_a_data_set_of_ones_own_do_not_collide(tmp_path):
     of = lambda name: eps_table(name, name, COLUMNS, [entry()], "robust_accuracy", notes=[])
-    pages.write_report([pages.Section("my.data:SET", [of("one"), of("two")], [])], [entry()], tmp_path)
+    pages.write_report([pages.Section("my.data:SET", ["a sentence"], [of("one"), of("two")], [])], [entry()], tmp_path)
+    assert "* a sentence" in (tmp_path / "report.md").read_text()
     assert sorted(file.name for file in (tmp_path / "tables").iterdir()) == [
         "my_data_SET_one.csv",
         "my_data_SET_one.md",

@@ -8,6 +8,7 @@ from experiments.evaluation.measure import report_tables
 from experiments.evaluation.measures import find_measure
 from experiments.reports import pages
 from experiments.reports.entries import Entry, read_entries
+from experiments.reports.findings import findings
 from experiments.reports.pages import Section
 from experiments.reports.seeds import over_seeds
 from experiments.reports.strongest import strongest_tables
@@ -40,4 +41,4 @@ def section(images: str, entries: Sequence[Entry]) -> Section:
     if len(chosen) < len(each):
         several = " Of several seeds, curves are means within their range; images, maps and points are those of the first seed."
         pictures = [picture._replace(caption=picture.caption + several) for picture in pictures]
-    return Section(images, [*strongest_tables(each), *tables, sources_table(each)], pictures)
+    return Section(images, findings(each, chosen), [*strongest_tables(each), *tables, sources_table(each)], pictures)

@@ -1,9 +1,11 @@
 """Figures, drawn from results and arrays; and what the figures of several measures share. `save` writes one."""
 
+import io
 import pathlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
+from xml.etree import ElementTree
 
 import numpy as np
 
@@ -171,8 +173,42 @@ def bare(axes: Any) -> None:
 
 
 def save(figure: "Figure", *files: pathlib.Path) -> None:
-    """Writes a figure, in the format of each file's suffix, and closes it."""
+    """Writes a figure, in the format of each file's suffix, and closes it. In SVG, markers tell their values."""
+    values = dict(marked_values(figure))
     for path in files:
         metadata = {"Date": None} if path.suffix == ".svg" else {}
-        storage.save_atomically(path, lambda file: figure.savefig(file, format=path.suffix[1:], dpi=150, metadata=metadata))  # noqa: B023
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format=path.suffix[1:], dpi=150, metadata=metadata)
+        content = with_titles(drawn.getvalue(), values) if path.suffix == ".svg" else drawn.getvalue()
+        storage.save_atomically(path, lambda file: file.write(content))  # noqa: B023
     pyplot().close(figure)
+
+
+def marked_values(figure: "Figure") -> Iterator[tuple[str, list[str]]]:
+    """Of every line with markers in a figure: the name that its group gets in an SVG file, and what each of its points says."""
+    for axes in figure.axes:
+        for line in axes.lines:
+            if line.get_marker() not in (None, "None", ""):
+                name = f"values_{figure.axes.index(axes)}_{axes.lines.index(line)}"
+                line.set_gid(name)
+                points = np.asarray(line.get_xydata(), float)
+                yield name, [f"{line.get_label()!s}\n{axes.get_xlabel() or 'x'}: {x:.4g}\n{y:.3f}" for x, y in points]
+
+
+SVG = "http://www.w3.org/2000/svg"
+
+
+def with_titles(svg: bytes, values: Mapping[str, Sequence[str]]) -> bytes:
+    """An SVG file whose markers have titles, which a browser shows under the pointer.
+
+    values: name of a group -> a title for each of its markers.
+    """
+    for prefix, name in (("", SVG), ("xlink", "http://www.w3.org/1999/xlink")):
+        ElementTree.register_namespace(prefix, name)
+    root = ElementTree.fromstring(svg)
+    for group in root.iter(f"{{{SVG}}}g"):
+        markers, titles = list(group.iter(f"{{{SVG}}}use")), values.get(group.get("id", ""), ())
+        if len(markers) == len(titles):  # a point outside of its axes has no marker
+            for marker, title in zip(markers, titles, strict=True):
+                ElementTree.SubElement(marker, f"{{{SVG}}}title").text = title
+    return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)

@@ -1,6 +1,5 @@
 """Writes a report: tables, figures, one page of Markdown and one of HTML."""
 
-import base64
 import csv
 import io
 import json
@@ -21,11 +20,14 @@ from experiments.reports.tables import Table
 from experiments.runtime import storage
 from experiments.runtime.errors import UserError, refuse
 
+ENLARGED = 1.25  # figures on a screen, over their size in print
+
 
 class Section(NamedTuple):
-    """The part of a report on one data set. dataset: its name, with the split where it is not test."""
+    """The part of a report on one data set. dataset: its name, with the split where it is not test. findings: sentences that come first."""
 
     dataset: str
+    findings: list[str]
     tables: list[Table]
     pictures: list[Picture]
 
@@ -73,9 +75,9 @@ def _write(sections: Sequence[Section], entries: Sequence[Entry], out: pathlib.P
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    embed: Callable[[Picture, Section], str] = lambda picture, section: embedded(section.file(picture, out))  # noqa: E731
+    embed: Callable[[Picture, Section], markupsafe.Markup] = lambda picture, section: inlined(section.file(picture, out))  # noqa: E731
     name: Callable[[Picture, Section], str] = lambda picture, section: section.file(picture, out).stem  # noqa: E731
-    environment.filters |= {"markdown": markdown, "embedded": embed, "code": code, "stem": name}
+    environment.filters |= {"markdown": markdown, "inlined": embed, "code": code, "stem": name, "interval": interval}
     for template in ("report.md", "report.html"):
         storage.save_text(out / template, environment.get_template(template).render(sections=sections))
 
@@ -115,6 +117,19 @@ def code(text: str) -> markupsafe.Markup:
     return markupsafe.Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(markupsafe.escape(text))))
 
 
-def embedded(file: pathlib.Path) -> str:
-    """An SVG file as a data address."""
-    return "data:image/svg+xml;base64," + base64.b64encode(file.read_bytes()).decode()
+def interval(text: str) -> markupsafe.Markup:
+    """The text of a cell; an interval and what follows it small, on a line of its own."""
+    value, bracket, rest = markupsafe.escape(text).partition(" [")
+    return value + markupsafe.Markup("<small>") + bracket[1:] + rest + markupsafe.Markup("</small>") if bracket else value
+
+
+def inlined(file: pathlib.Path) -> markupsafe.Markup:
+    """An SVG file as a part of a page, at most `ENLARGED` times its size; its names begin with that of the file."""
+    text = re.sub(r"<metadata>.*?</metadata>", "", file.read_text(), flags=re.DOTALL)
+    text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text[text.index("<svg") :]).replace("xlink:href", "href")
+    head, body = text.split(">", 1)
+    width = float(re.search(r' width="([\d.]+)pt"', head)[1])  # type: ignore[index]
+    head = (
+        re.sub(r' (width|height)="[^"]*"', "", head) + f' style="max-width: {ENLARGED * width:.0f}pt" role="img" aria-label="{file.stem}"'
+    )
+    return markupsafe.Markup(re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{file.stem}-", f"{head}>{body}"))

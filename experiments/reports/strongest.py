@@ -95,39 +95,47 @@ class Family(NamedTuple):
         """The proportion of seeds that are right on each image, `[n]`."""
         return np.mean([member.correct[eps] for member in self.members], axis=0)
 
+    def accuracy(self, eps: float) -> tuple[float, float, float]:
+        """Robust accuracy, and its 95% interval; of several seeds their mean, the lowest and the highest."""
+        values = [float(member.correct[eps].mean()) for member in self.members]
+        found = robust_accuracy(self.members[0].correct[eps])
+        low, high = (found.low, found.high) if len(values) == 1 else (min(values), max(values))
+        return float(np.mean(values)), low, high
+
 
 def strongest_tables(entries: Sequence[Entry]) -> list[Table]:
     """The lowest accuracy known of each network, and pairs of networks; none where no attack on predictions was measured."""
+    found = families(entries)
+    return [table for table in (lowest_table(found), pairs_table(found)) if table.rows]
+
+
+def families(entries: Sequence[Entry]) -> list[Family]:
+    """The networks, the seeds of a training together where the same was measured of them."""
     grouped: dict[tuple[Any, ...], list[Known]] = {}
     for network in known(entries):
         grouped.setdefault((network.training or network.label, network.norm, network.indices, network.by), []).append(network)
-    found = [
+    return [
         Family(name_of_seeds(name, len(members)) if len(members) > 1 else members[0].label, members)
         for (name, *_), members in grouped.items()
     ]
-    return [table for table in (lowest_table(found, entries), pairs_table(found)) if table.rows]
 
 
-def lowest_table(networks: Sequence[Family], entries: Sequence[Entry]) -> Table:
+def lowest_table(networks: Sequence[Family]) -> Table:
     """A row for each network and eps."""
     rows = []
     for network in networks:
         first = network.members[0]
         for eps in network.common:
-            values = [float(member.correct[eps].mean()) for member in network.members]
-            found = robust_accuracy(first.correct[eps])
-            low, high = (found.low, found.high) if len(values) == 1 else (min(values), max(values))
+            value, low, high = network.accuracy(eps)
             who = ", ".join(dict.fromkeys(member.lowest[eps][0] for member in network.members))
             alone = np.mean([member.lowest[eps][1] for member in network.members])
-            texts = [f"{eps:.4f}", str(found.n), f"{np.mean(values):.3f}", f"[{low:.3f}, {high:.3f}]", who, f"{alone:.3f}"]
+            texts = [f"{eps:.4f}", str(len(first.indices)), f"{value:.3f}", f"[{low:.3f}, {high:.3f}]", who, f"{alone:.3f}"]
             rows.append(cells([network.label, "all given", first.norm, *texts]))
     header = ["network", "protocol", "norm", "eps", "n", "lowest known", "95% interval", "strongest single result", "alone"]
     notes = [
         "Lowest known: images that no attack of any result given here broke, at this eps or a smaller one. It is an upper bound of robust accuracy"
         " all the same.",
         *([SEVERAL] if any(len(network.members) > 1 for network in networks) else []),
-        *disagreements(entries),
-        *masked_gradients(entries),
     ]
     return Table("strongest", "Lowest robust accuracy known", header, rows, notes)
 

@@ -1,4 +1,4 @@
-"""The project as `pip install` leaves it: a wheel, no source tree beside it, an empty directory around it."""
+"""The project as `pip install` leaves it: a wheel, built from the source distribution, no source tree beside it, an empty directory around it."""
 
 import os
 import shutil
@@ -18,14 +18,16 @@ def installed(tmp_path_factory):
     for name in ("irob", "experiments"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
 
-    def python(*arguments, **extra):
+    def python(*arguments, cwd=empty, **extra):
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "PYTHONPATH": str(site), **extra}
-        done = subprocess.run([sys.executable, *map(str, arguments)], cwd=empty, env=environment, capture_output=True, text=True)
+        done = subprocess.run([sys.executable, *map(str, arguments)], cwd=cwd, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     pip = ("-m", "pip", "--disable-pip-version-check")
-    python(*pip, "wheel", source, "--no-deps", "--no-build-isolation", "--wheel-dir", source / "dist", PYTHONPATH="")
+    python("-c", "from setuptools import build_meta; build_meta.build_sdist('dist')", cwd=source, PYTHONPATH="")
+    (archive,) = (source / "dist").glob("*.tar.gz")
+    python(*pip, "wheel", archive, "--no-deps", "--no-build-isolation", "--wheel-dir", source / "dist", PYTHONPATH="")
     (wheel,) = (source / "dist").glob("*.whl")
     python(*pip, "install", wheel, "--no-deps", "--target", site, PYTHONPATH="")
     python.site = site

@@ -218,12 +218,15 @@ def tables(title: str, entries: Sequence[Entry]) -> list[Table]:
 
 
 def pictures(entries: Sequence[Entry], classes: Sequence[str]) -> list[figures.Picture]:
-    """Accuracy against eps under the ensemble."""
+    """Accuracy against eps under the ensemble, where there is more than one eps."""
 
     def curves(entry: Entry) -> list[figures.Curve]:
         return [figures.curve_of(entry.label, entry.records("clean_accuracy", "robust_accuracy"))]
 
-    figure = figures.curves_against_eps(figures.panels_by_protocol(entries, curves), "accuracy", (0, 1), "network")
+    panels = figures.panels_by_protocol(entries, curves)
+    if all(len(curve.x) < 2 for drawn in panels.values() for curve in drawn):
+        return []
+    figure = figures.curves_against_eps(panels, "accuracy", (0, 1), "network")
     return [figures.Picture("autoattack_against_eps", figure, "Accuracy under AutoAttack, 95% bands.")]
 
 

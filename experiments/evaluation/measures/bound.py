@@ -222,20 +222,13 @@ def overlays(title: str, arrays: Mapping[str, np.ndarray], classes: Sequence[str
         predicted = figures.class_name(classes, int(arrays["minimal/predictions"][i]))
         row[3].set_xlabel(f"classified as {predicted}, eps {arrays['eps'][i]:.3f}", fontsize=8)
         for which, (clean_axis, attacked_axis) in enumerate(((row[1], row[2]), (row[4], row[5]))):
-            overlay(clean_axis, images[i], clean_maps[i, which], scale)
-            overlay(attacked_axis, attacked[i], attacked_maps[i, which], scale)
+            figures.show_map_over(clean_axis, images[i], clean_maps[i, which], scale)
+            figures.show_map_over(attacked_axis, attacked[i], attacked_maps[i, which], scale)
             tau = arrays[f"minimal/tau_{('label', 'target')[which]}"][i]
             attacked_axis.set_xlabel(f"{names[which]}, tau {tau:.2f}", fontsize=8)
     figures.bare(axes)
     figure.suptitle(title, fontsize=10)
     return figure
-
-
-def overlay(axis: Any, image: np.ndarray, values: np.ndarray, scale: float) -> None:
-    """A map over its image, in [-scale, scale]."""
-    extent = (-0.5, image.shape[1] - 0.5, image.shape[0] - 0.5, -0.5)
-    axis.imshow(image.mean(axis=-1), cmap="gray", vmin=0, vmax=1, extent=extent)
-    axis.imshow(values, cmap="coolwarm", vmin=-scale, vmax=scale, alpha=0.6, extent=extent)
 
 
 STANDARD = SneakingOptions(images=First(200))
