@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -45,6 +45,59 @@ class AutoAttacked(NamedTuple):
     x_adv: np.ndarray
     without_gradient: np.ndarray
     substitutions: list[str]
+
+
+class Remaining(NamedTuple):
+    """What an ensemble leaves of n images.
+
+    predictions: classes under attack, `[n]`. white_box: which images no attack with gradients broke, `[n]`.
+    useless: which images are left although no gradient on them was of use, `[n]`. after: stage -> which images are left after it, `[n]`.
+    x_adv: attacked images, `[n, H, W, c]`; clean where an image withstands, so that they give the accuracy exactly. None: they are not kept.
+    """
+
+    predictions: np.ndarray
+    white_box: np.ndarray
+    useless: np.ndarray
+    after: dict[str, np.ndarray]
+    x_adv: np.ndarray | None = None
+
+
+def unattacked(predictions: np.ndarray, labels: np.ndarray, x: np.ndarray | None = None) -> Remaining:
+    """What is left before an ensemble: the images that are classified correctly."""
+    right = predictions == labels
+    return Remaining(predictions, right, np.zeros_like(right), {}, x)
+
+
+Attempted = Callable[[Stage, int, int, np.ndarray], dict[str, np.ndarray]]
+
+
+def run_ensemble(stages: Sequence[Stage], labels: np.ndarray, before: Remaining, attempted: Attempted) -> Remaining:
+    """The stages in their order, each on what is left: random search on the images that are still classified correctly, gradients also on those that
+    random search alone broke.
+
+    Args:
+      before: what is left already, as of a smaller ball.
+      attempted: (stage, restart, rank of the target, rows) -> `prediction`, `useless` and, if kept, `x_adv` of the images in these rows.
+    """
+    predictions, white = before.predictions.copy(), before.white_box.copy()
+    x_adv = None if before.x_adv is None else before.x_adv.copy()
+    useless, after = white & any(stage.white_box() for stage in stages), {}
+    for stage in stages:
+        for restart, rank in attempts(stage):
+            held = predictions == labels
+            left = np.flatnonzero(white if stage.white_box() else held)
+            if not len(left):
+                break
+            found = attempted(stage, restart, rank, left)
+            broken, first = found["prediction"] != labels[left], held[left]
+            predictions[left[first]] = found["prediction"][first]
+            if x_adv is not None:
+                x_adv[left[first & broken]] = found["x_adv"][first & broken]
+            if stage.white_box():
+                useless[left] &= found["useless"]
+                white[left] = ~broken
+        after[stage.name] = predictions == labels
+    return Remaining(predictions, white, useless & (predictions == labels), after, x_adv)
 
 
 def autoattack(
@@ -98,32 +151,21 @@ def autoattack(
         raise ValueError(f"AutoAttack is defined in {', '.join(BALLS)}, not in {type(ball).__name__}: use irob.evaluate")
     chosen = stages_of(version, norm, run.num_classes) if stages is None else stages
     clean = run.predict(run.images)
-    predictions, x_adv = clean.copy(), np.array(run.images)
-    white = clean == run.labels  # what no gradient attack broke
-    useless = white & any(stage.white_box() for stage in chosen)
-    after = {}
-    for stage in chosen:
-        fits = len(labels)
-        for restart, rank in attempts(stage):
-            held = predictions == run.labels
-            left = np.flatnonzero(white if stage.white_box() else held)
-            if not len(left):
-                break
-            fits = len(left) if rank == restart == 0 or len(left) <= fits // 2 else fits
-            found = _attempted(run, stage, random, restart, rank, left, fits)
-            broken, first = found["prediction"] != run.labels[left], held[left]
-            predictions[left[first]] = found["prediction"][first]
-            x_adv[left[first & broken]] = found["x_adv"][first & broken]
-            if stage.white_box():
-                useless[left] &= found["useless"]
-                white[left] = ~broken
-        after[stage.name] = float(np.mean(predictions == run.labels))
-    correct = predictions == run.labels
-    useless &= correct
-    warn_of_hidden(useless, correct)
+    sized: dict[str, int] = {}  # stage -> the number of images that its batches fit
+
+    def attempted(stage: Stage, restart: int, rank: int, left: np.ndarray) -> dict[str, np.ndarray]:
+        if len(left) <= sized.get(stage.name, 2 * len(left)) // 2:  # another size is compiled anew
+            sized[stage.name] = len(left)
+        return _attempted(run, stage, random, restart, rank, left, sized[stage.name])
+
+    found = run_ensemble(chosen, run.labels, unattacked(clean, run.labels, np.array(run.images)), attempted)
+    correct = found.predictions == run.labels
+    warn_of_hidden(found.useless, correct)
     changed = substitutions(version, norm, run.num_classes) if stages is None else []
-    robust = robust_accuracy(clean == run.labels), robust_accuracy(correct), robust_accuracy(white)
-    return AutoAttacked(*robust, after, predictions, x_adv, useless, changed)
+    robust = robust_accuracy(clean == run.labels), robust_accuracy(correct), robust_accuracy(found.white_box)
+    after = {name: float(np.mean(left)) for name, left in found.after.items()}
+    assert found.x_adv is not None
+    return AutoAttacked(*robust, after, found.predictions, found.x_adv, found.useless, changed)
 
 
 def _attempted(run: BatchRun, stage: Stage, random: bool, restart: int, rank: int, left: np.ndarray, fits: int) -> dict[str, np.ndarray]:

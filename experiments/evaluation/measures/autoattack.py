@@ -31,7 +31,8 @@ from experiments.runtime.errors import refuse
 from experiments.runtime.names import find
 from experiments.runtime.values import boolean, choice
 from irob.attacks import BALLS
-from irob.attacks.ensembles import Stage, attempt, attempts, stages_of, substitutions
+from irob.attacks.ensembles import Stage, attempt, stages_of, substitutions
+from irob.auto_attack import Remaining, run_ensemble, unattacked
 from irob.batches import predicted_class
 from irob.paper import PaperDraw
 from irob.types import Array, Image, Label, Model, Params
@@ -63,20 +64,6 @@ class Attempt(NamedTuple):
     keeps_images: bool = False
 
 
-class Remaining(NamedTuple):
-    """Of one eps. predictions `[n]`: classes under the whole ensemble. correct: stage -> which images are left after it `[n]`; "clean": before.
-
-    white_box: which images no gradient attack broke. images: what was reached, if kept. useless: which images no gradient of use was found for.
-    """
-
-    eps: float
-    predictions: np.ndarray
-    correct: dict[str, np.ndarray]
-    white_box: np.ndarray
-    images: np.ndarray | None
-    useless: np.ndarray
-
-
 def check(evaluation: Evaluation, options: Options) -> None:
     """Refuses a version for classifiers that draw, and a norm that the attacks are not defined in."""
     refuse(
@@ -94,65 +81,40 @@ def run(evaluation: Evaluation, options: Options) -> Measured:
     changed = substitutions(options.version, evaluation.norm, evaluation.network.num_classes)
     settings = {"version": options.version, "norm": evaluation.norm, **({"substituted": changed} if changed else {})}
     records, outcomes = [], outcomes_of(evaluation, options, indices)
-    for outcome in outcomes:
-        records += records_after(outcome, indices, settings)
+    for eps, outcome in zip(evaluation.eps, outcomes, strict=True):
+        records += records_after(outcome, labels, {**settings, "eps": eps}, indices)
     arrays = {"indices": indices, "labels": labels, "eps": np.array(evaluation.eps)}
     arrays[f"predictions_{options.version}"] = np.stack([outcome.predictions for outcome in outcomes])
     if options.save_examples:
-        arrays[f"examples_{options.version}"] = np.stack([outcome.images for outcome in outcomes if outcome.images is not None])
+        arrays[f"examples_{options.version}"] = np.stack([outcome.x_adv for outcome in outcomes if outcome.x_adv is not None])
     return Measured(sorted(records, key=lambda record: record.metric == "accuracy_after"), arrays)
 
 
 def outcomes_of(evaluation: Evaluation, options: Options, indices: np.ndarray) -> list[Remaining]:
-    """The outcome at each eps, ascending."""
-    labels = evaluation.split.labels[indices]
-    clean = clean_predictions(evaluation, indices)
+    """What is left at each eps, ascending."""
+    labels, clean = evaluation.split.labels[indices], clean_predictions(evaluation, indices)
     images = np.array(to_unit(evaluation.split.fetch(indices)[0])) if options.save_examples else None
-    start = Remaining(0.0, clean, {"clean": clean == labels}, clean == labels, images, np.zeros(len(labels), bool))
+    stages = stages_of(options.version, evaluation.norm, evaluation.network.num_classes)
+    start = unattacked(clean, labels, images)
     found: list[Remaining] = []
     sized: dict[str, tuple[int, Evaluation]] = {}  # stage -> for how many images, with the size of batch that fits them
     for eps in evaluation.eps:
-        before = found[-1] if found and options.nested else start
-        found.append(_attacked(evaluation, sized, options, eps, before, indices, labels) if eps > 0 else start)
-    return found
 
-
-def _attacked(
-    evaluation: Evaluation,
-    sized: dict[str, tuple[int, Evaluation]],
-    options: Options,
-    eps: float,
-    before: Remaining,
-    indices: np.ndarray,
-    labels: np.ndarray,
-) -> Remaining:
-    predictions, images = before.predictions.copy(), None if before.images is None else before.images.copy()
-    left_after, useless, white = {"clean": before.correct["clean"]}, predictions == labels, before.white_box.copy()
-    for stage in stages_of(options.version, evaluation.norm, evaluation.network.num_classes):
-        attempt_of = Attempt(evaluation.norm, stage, options.save_examples)
-        for restart, rank in attempts(stage):
-            held = predictions == labels
-            left = np.flatnonzero(white if stage.white_box() else held)
-            if not len(left):
-                break
+        def attempted(stage: Stage, restart: int, rank: int, left: np.ndarray, eps: float = eps) -> dict[str, np.ndarray]:
             if len(left) <= sized.get(stage.name, (2 * len(left), None))[0] // 2:  # another size is compiled anew
                 sized[stage.name] = len(left), evaluation.sized_for(len(left))
-            found = after_attempt(sized[stage.name][1], attempt_of, restart, rank, eps, indices[left])
-            broken, first = found["predictions"] != labels[left], held[left]
-            predictions[left[first]] = found["predictions"][first]
-            if images is not None:  # what is robust keeps its clean image, so that these images give the accuracy exactly
-                images[left[first & broken]] = found["examples"][first & broken]
-            if stage.white_box():
-                useless[left] &= found["useless"]
-                white[left] = ~broken
-        left_after[stage.name] = predictions == labels
-    return Remaining(eps, predictions, left_after, white, images, useless & (predictions == labels))
+            attempt_of = Attempt(evaluation.norm, stage, options.save_examples)
+            return after_attempt(sized[stage.name][1], attempt_of, restart, rank, eps, indices[left])
+
+        before = found[-1] if found and options.nested else start
+        found.append(run_ensemble(stages, labels, before, attempted) if eps > 0 else start)
+    return found
 
 
 def after_attempt(
     evaluation: Evaluation, attempt_of: Attempt, restart: int, rank: int, eps: float, indices: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """What one restart of a stage, towards the target of one rank, does to images: `predictions [n]`, and `examples` if they are kept."""
+    """What one restart of a stage, towards the target of one rank, does to images: `prediction [n]`, and `x_adv` if they are kept."""
     stage = attempt_of.stage
     shared = (np.float32(eps), evaluation.random_key(zlib.crc32(stage.name.encode()), restart, rank), np.int32(rank))
     label = f"{stage.name} restart {restart} target {rank} eps {eps:.9g}"
@@ -163,7 +125,7 @@ def after_attempt(
 
 @functools.lru_cache(maxsize=64)
 def stage_check(network: Model, attempt_of: Attempt) -> Check:
-    """Pmapped `((params, eps, key data, rank), images, labels, indices) -> predictions, distance, inside, useless`.
+    """Pmapped `((params, eps, key data, rank), images, labels, indices) -> prediction, distance, inside, useless`.
 
     The attack runs on the frozen form; the differentiable form classifies its result.
     """
@@ -177,25 +139,23 @@ def stage_check(network: Model, attempt_of: Attempt) -> Check:
         def one(x: Image, label: Label, index: Array) -> dict[str, Any]:
             logits = lambda z: explain(z).logits  # noqa: E731
             found = attempt(attempt_of.stage, logits, ball, x, label, jax.random.fold_in(key, index), rank)
-            examples = {"examples": found.x_adv} if attempt_of.keeps_images else {}
-            return {"predictions": predicted_class(network.explain(params, found.x_adv).logits), **perturbation(ball, x, found), **examples}
+            examples = {"x_adv": found.x_adv} if attempt_of.keeps_images else {}
+            return {"prediction": predicted_class(network.explain(params, found.x_adv).logits), **perturbation(ball, x, found), **examples}
 
         return jax.vmap(one)(to_unit(images), labels, indices)
 
     return devices.pmap_full_precision(check)
 
 
-def records_after(outcome: Remaining, indices: np.ndarray, settings: dict[str, Any]) -> list[Record]:
+def records_after(outcome: Remaining, labels: np.ndarray, settings: dict[str, Any], indices: np.ndarray) -> list[Record]:
     """Accuracy at one eps: under the whole ensemble, under its gradient attacks alone, and after each stage."""
-    if outcome.eps == 0:
-        return [proportion_record("clean_accuracy", outcome.correct["clean"], eps=0.0)]
-    *_, final = outcome.correct.values()
-    settings = {**settings, "eps": outcome.eps, "indices_sha256": hashlib.sha256(indices.astype(np.int64).tobytes()).hexdigest()[:16]}
+    correct = outcome.predictions == labels
+    if not outcome.after:
+        return [proportion_record("clean_accuracy", correct, eps=settings["eps"])]
+    settings = {**settings, "indices_sha256": hashlib.sha256(indices.astype(np.int64).tobytes()).hexdigest()[:16]}
     hidden = without_gradient(int(outcome.useless.sum()))
-    found = [proportion_record("robust_accuracy", final, **settings, white_box=float(np.mean(outcome.white_box)), **hidden)]
-    return found + [
-        proportion_record("accuracy_after", correct, **settings, stage=name) for name, correct in outcome.correct.items() if name != "clean"
-    ]
+    found = [proportion_record("robust_accuracy", correct, **settings, white_box=float(np.mean(outcome.white_box)), **hidden)]
+    return found + [proportion_record("accuracy_after", left, **settings, stage=name) for name, left in outcome.after.items()]
 
 
 # --- report ---------------------------------------------------------------------------------------------------------------------------------
