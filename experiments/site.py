@@ -89,19 +89,24 @@ def as_written(annotation: Any, *_: Any) -> Any:
 
 
 def linked(text: str, document: str) -> str:
-    """A document with its links to other documents and figures as those of the site.
+    """A document with its links to other documents and figures as those of the site; of a link to another file of the project the text is left.
 
     document: its path in the project.
     """
     folder = pathlib.PurePosixPath(document).parent
 
     def place(found: re.Match[str]) -> str:
-        if re.match(r"\w+:", found[1]):
+        text, address, part = found.groups()
+        target = os.path.normpath(folder / address)
+        if re.match(r"\w+:", address):
             return found[0]
-        target = os.path.normpath(folder / found[1]).replace(".readme/", "figures/")
-        return f"]({DOCUMENTS[target][0] if target in DOCUMENTS else target}{found[2] or ''})"
+        if target in DOCUMENTS:
+            return f"[{text}]({DOCUMENTS[target][0]}{part or ''})"
+        if target.startswith(".readme/"):
+            return f"[{text}]({target.replace('.readme/', 'figures/')})"
+        return text if (ROOT / target).exists() else found[0]
 
-    return re.sub(r"\]\(([^)#\s]+)(#[^)\s]*)?\)", place, text)
+    return re.sub(r"\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)", place, text)
 
 
 class _Links(html.parser.HTMLParser):

@@ -118,6 +118,7 @@ def test_the_citation_is_of_this_version():
     from conftest import ROOT
 
     assert f"\nversion: {irob.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"version = {{{irob.__version__}}}" in (ROOT / "README.md").read_text()
 
 
 def test_the_readme_counts_what_there_is():
@@ -126,6 +127,6 @@ def test_the_readme_counts_what_there_is():
     text = (ROOT / "README.md").read_text()
     words = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
     of_autoattack = {"apgd", "fab", "square"}
-    assert f"| by {len(irob.DEFENSES)} methods |" in text
+    assert f"| by {len(set(irob.DEFENSES) - {'normal'})} methods |" in text
     assert f"| {words[len(irob.maps.EXPLAINERS)]} maps |" in text and f"| {words[len(irob.attacks.MAP_ATTACKS)]}, and the sneaking" in text
     assert f"AutoAttack and {words[len(set(irob.attacks.ATTACKS) - of_autoattack)]} more by name" in text

@@ -59,7 +59,9 @@ def run_command(main: Callable[[], None], positional: str | None = None, define:
 
 def define_process_flags() -> None:
     """The flags of a command that may run as several processes."""
-    flags.DEFINE_string("coordinator", None, "several processes: host:port of process 0, or auto on TPU pods")
+    flags.DEFINE_string(
+        "coordinator", None, "several processes: host:port of process 0, or auto on TPU pods and clusters that JAX recognizes"
+    )
     flags.DEFINE_integer("num_processes", 1, "how many processes there are")
     flags.DEFINE_integer("process_id", 0, "which one this is")
     flags.DEFINE_integer("timeout", 300, "several processes: seconds to wait for all of them to come", lower_bound=1)
