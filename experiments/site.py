@@ -17,7 +17,6 @@ from typing import Any
 
 from absl import flags
 
-from experiments.reports.documents import DOCUMENTS
 from experiments.runtime.flags import run_command
 
 MODULES = ("irob", "experiments", "!experiments.benchmark", "!experiments.benchmarks")  # its peers need what is not installed
@@ -41,6 +40,7 @@ def build(out: pathlib.Path) -> int:
     Raises:
       UserError: if pdoc is not installed, the documents are not there, or a link leads nowhere.
     """
+    from experiments.reports.documents import DOCUMENTS
     from experiments.runtime.errors import UserError, one_line, refuse
 
     refuse(not (ROOT / "README.md").exists(), "the documents are not here: build the site from a clone of the project")
@@ -93,6 +93,8 @@ def linked(text: str, document: str) -> str:
 
     document: its path in the project.
     """
+    from experiments.reports.documents import DOCUMENTS
+
     folder = pathlib.PurePosixPath(document).parent
 
     def place(found: re.Match[str]) -> str:

@@ -1,4 +1,4 @@
-"""The command lines, run as a user would run them."""
+"""The command lines, run as a user would run them, up to flags of the compiler."""
 
 import os
 import pathlib

@@ -1,4 +1,4 @@
-"""What README.md and the guide say: their commands, blocks and numbers, for tests that hold them to these."""
+"""What the documents say: their commands, blocks and numbers, for tests that hold them to these."""
 
 import json
 import re

@@ -10,9 +10,9 @@ from test_seeds import arrays, entries, result  # noqa: F401 - a fixture
 
 from experiments.reports import figures
 from experiments.reports.entries import Entry
-from experiments.reports.findings import best_networks, bounds, findings, map_stability
+from experiments.reports.findings import FEWEST, best_networks, bounds, doubts, findings, map_stability
 from experiments.reports.pages import inlined, interval
-from experiments.reports.records import mean_record, proportion_record
+from experiments.reports.records import Record, mean_record, proportion_record
 from experiments.reports.results import MeasureInfo
 from experiments.reports.seeds import over_seeds
 
@@ -21,7 +21,8 @@ def test_the_network_that_withstands_most_comes_first(entries):  # noqa: F811
     """Of 6 images adv withstands on 1, the seeds of int on 3 and on 2; the images are too few for a difference."""
     first, *_ = findings(entries, over_seeds(entries))
     assert first.startswith(
-        "At linf eps 0.1 int (2 seeds) withstands on 0.417 [0.333, 0.500] of 6 images, not distinguishable from the next, adv, 0.167 ["
+        "At linf eps 0.1, under pgd (standard), int (2 seeds) classifies 0.417 [0.333, 0.500] of 6 images correctly, not distinguishable from the"
+        " next, adv 0.167 ["
     )
 
 
@@ -32,9 +33,31 @@ def network(label, right):
 def test_a_difference_is_said_where_it_is_one():
     good, bad, worst = (network(label, np.arange(6) < count) for label, count in (("good", 6), ("bad", 0), ("worst", 0)))
     (said,) = best_networks([bad, good])
-    assert "good withstands on 1.000 [" in said and "more than the next, bad, 0.000 [" in said and "(p 0.031, same images)" in said
-    assert list(best_networks([bad, worst])) == ["At linf eps 0.1 every network is broken on each of 6 images."]
-    assert list(best_networks([good])) == ["At linf eps 0.1 good withstands on 1.000 [0.610, 1.000] of 6 images."]
+    assert "good classifies 1.000 [0.610, 1.000] of 6 images correctly, more than the next, bad 0.000 [" in said and "(p 0.031)" in said
+    assert list(best_networks([bad, worst])) == list(best_networks([bad]))
+    assert list(best_networks([bad])) == ["At linf eps 0.1, under pgd (standard), no network classifies any of 6 images correctly."]
+    assert list(best_networks([good])) == [
+        "At linf eps 0.1, under pgd (standard), good classifies 1.000 [0.610, 1.000] of 6 images correctly."
+    ]
+
+
+def test_networks_that_were_attacked_otherwise_are_not_compared():
+    good, bad = network("good", np.arange(6) < 6), network("bad", np.arange(6) < 0)
+    weaker = good._replace(result=dataclasses.replace(good.result, measures={"pgd": MeasureInfo(6, "", {"num_steps": 1})}))
+    assert len(list(best_networks([weaker, bad]))) == 2 and not any("next" in said for said in best_networks([weaker, bad]))
+
+
+def test_doubts_come_first():
+    hidden = network("hidden", np.arange(6) < 6)
+    records = [
+        dataclasses.replace(r, settings={**r.settings, "without_gradient": 4} if r["eps"] else r.settings) for r in hidden.result.records
+    ]
+    first, *_ = findings([hidden._replace(result=dataclasses.replace(hidden.result, records=records))], [])
+    assert first.startswith("Not to be trusted: hidden, `standard`, eps 0.1: 4 of 6 images withstood attacks that had no gradient")
+    verdicts = [
+        Record("", "diagnosis", 4, 0.0, None, {"item": item, "verdict": verdict}) for item, verdict in (("a", "fail"), ("b", "pass"))
+    ]
+    assert list(doubts([of_measure("int", "diagnose", verdicts)])) == ["Not to be trusted: int fails a of the diagnosis."]
 
 
 def of_measure(label, measure, records):
@@ -46,35 +69,43 @@ def of_measure(label, measure, records):
     return Entry(label, made, {})
 
 
-def test_what_holds_of_the_interpretation_is_said():
-    held = [
-        proportion_record("bound_holds", np.array(right, bool), attack="isa", against="one_class", classes=classes)
-        for classes, right in (("two_class", [1, 1, 1, 1]), ("one_class", [0, 0, 1, 0]))
-    ]
-    (said,) = bounds([of_measure("int", "bound", held)])
-    assert "on 100% of the images" in said and said.endswith("the one-class discrepancy was pushed below it on 75%.")
-    tau = {"int": (0.9, 0.8), "normal": (0.5, 0.25)}
-    taus = [
-        of_measure(
-            label,
-            "aai",
-            [
-                mean_record("kendall_tau", np.array([value]), eps=eps, map="cam", over="unchanged")
-                for eps, value in zip((0.1, 0.2), of, strict=True)
-            ],
-        )
-        for label, of in tau.items()
-    ]
-    assert list(map_stability(taus)) == ["Kendall's tau of cam under attack on it, eps 0.2, standard: int 0.80, normal 0.25."]
-    assert list(map_stability(taus[:1])) == []
+def held(classes, right):
+    return proportion_record("bound_holds", np.array(right, bool), attack="isa", against="one_class", classes=classes)
+
+
+def test_where_the_bound_holds_is_counted():
+    (said,) = bounds([of_measure("int", "bound", [held("two_class", [1, 1, 1, 1]), held("one_class", [0, 0, 1, 0])])])
+    assert said == (
+        "int (standard): the two-class discrepancy is at or above Proposition 1's bound on all 4 attacked images; an attack pushed the one-class"
+        " discrepancy below it on 3 of 4."
+    )
+    (said,) = bounds([of_measure("int", "bound", [held("two_class", np.arange(400) > 0)])])
+    assert said.endswith("on 399 of 400 attacked images.")
+
+
+def under_top_k(label, values, n=FEWEST, **more):
+    how = {"map": "cam", "over": "unchanged", "norm": "linf"} | more
+    return of_measure(label, "aai", [mean_record("kendall_tau", np.full(n, value), eps=eps, **how) for eps, value in values.items()])
+
+
+def test_how_far_maps_move_is_said_of_networks_measured_alike():
+    normal, robust = under_top_k("normal", {0.1: 0.5, 0.2: 0.25}), under_top_k("int", {0.1: 0.9, 0.2: 0.8})
+    where = "Kendall's tau of clean and attacked cam at linf eps 0.2 (standard), where the prediction stays:"
+    assert list(map_stability([normal, robust])) == [f"{where} int 0.80 (n 10), normal 0.25 (n 10)."]
+    assert list(map_stability([robust])) == [f"{where} int 0.80 (n 10)."]
+    assert len(list(map_stability([normal, under_top_k("int", {0.2: 0.8}, norm="l2")]))) == 2
+    (said,) = map_stability([normal, under_top_k("int", {0.1: 0.9})])
+    assert "eps 0.1" in said
+    assert list(map_stability([under_top_k("few", {0.1: 0.9}, n=FEWEST - 1)])) == []
 
 
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("0.5 [0.1, 0.9] (n 3)", "0.5<small>[0.1, 0.9] (n 3)</small>"),
+        ("0.5 [0.1, 0.9] (n 3)", "0.5 <small>[0.1, 0.9] (n 3)</small>"),
         ("a <b>", "a &lt;b&gt;"),
         ("[0.1, 0.9]", "[0.1, 0.9]"),
+        ("int, eps_ramp [1, 2]", "int, eps_ramp [1, 2]"),
     ],
 )
 def test_an_interval_stands_below_its_value(text, shown):
@@ -82,12 +113,32 @@ def test_an_interval_stands_below_its_value(text, shown):
 
 
 def test_markers_of_a_curve_tell_their_values(tmp_path):
-    figure = figures.curves_against_eps(
-        {"a": [figures.Curve("int", [0.0, 0.1], [1.0, 0.25], [None, None])]}, "accuracy", (0.0, 1.05), "network"
-    )
-    figures.save(figure, tmp_path / "curve.svg")
+    curves = [figures.Curve("int", [0.0, 0.1, 0.2], [1.0, 0.25, np.nan], [None] * 3)]
+    figures.save(figures.curves_against_eps({"a": curves}, "accuracy", (0.0, 1.05), "network"), tmp_path / "curve.svg")
     page = inlined(tmp_path / "curve.svg")
-    assert re.findall(r"<title>int\neps [^:]*: (\S+)\n(\S+)</title>", page) == [("0", "1.000"), ("0.1", "0.250")]
+    assert re.findall(r"<title>int\neps [^:]*: (\S+)\naccuracy: (\S+)</title>", page) == [("0", "1.000"), ("0.1", "0.250")]
     names = re.findall(r'\bid="([^"]+)"', page)
     assert names and all(name.startswith("curve-") for name in names) and "xmlns" not in page and "http" not in page
-    assert set(re.findall(r'href="#([^"]+)"', page)) <= set(names)
+    assert set(re.findall(r'href="#([^"]+)"', page)) <= set(names) and 'aria-labelledby="curve-caption"' in page
+
+
+def test_a_line_that_leaves_the_picture_tells_nothing(tmp_path):
+    figure, ((axes,),) = figures.subplots(1, 1, 2, 2)
+    axes.plot([0, 1, 2], [0.5, 90.0, 0.5], marker="o")
+    axes.set(ylim=(0, 1))
+    figures.save(figure, tmp_path / "curve.svg")
+    assert "<title>" not in inlined(tmp_path / "curve.svg")
+
+
+def test_a_map_lies_over_its_image():
+    _, ((axes,),) = figures.subplots(1, 1, 2, 2)
+    figures.show_map_over(axes, np.full((4, 6, 3), 0.5), np.ones((2, 3)), 2.0)
+    below, above = axes.images
+    assert below.get_array().shape == (4, 6) and above.get_array().shape == (2, 3) and above.get_clim() == (-2.0, 2.0)
+    assert tuple(below.get_extent()) == tuple(above.get_extent()) == (-0.5, 5.5, 3.5, -0.5)
+
+
+def test_single_points_are_not_drawn_as_curves():
+    point, line = (figures.Curve("int", x, x, [None] * len(x)) for x in ([0.1], [0.0, 0.1]))
+    assert figures.against_eps("a", "b", {"c": [point]}, "y", (0, 1)) == []
+    assert [picture.name for picture in figures.against_eps("a", "b", {"c": [point, line]}, "y", (0, 1))] == ["a"]

@@ -92,7 +92,7 @@ def test_a_map_that_is_constant_or_not_finite_has_no_tau(trained, digits, option
     [("mnist_smallgap_normal_100", [0.908, 0.799, 0.348, -0.09]), ("mnist_smallgap_int_100", [0.982, 0.968, 0.941, 0.913])],
 )
 def test_the_authors_taus_on_their_networks(name, theirs):
-    """Which are those of the README."""
+    """Which are those of the guide."""
     expected = [readme.row(f"`{name}`, tau, `paper`")[eps] for eps in (0.05, 0.1, 0.2, 0.3)]
     assert expected == theirs
     evaluation = Evaluation(released_weights.model(name), released_weights.mnist_test_images(), (0.05, 0.1, 0.2, 0.3), 50)

@@ -126,7 +126,7 @@ def test_the_description_follows_from_the_options():
     ],
 )
 def test_the_papers_protocol_gives_the_authors_numbers_on_their_networks(name, theirs):
-    """Which are those of the README."""
+    """Which are those of the guide."""
     expected = readme.row(f"`{name}`, accuracy, `paper`")
     assert expected | theirs == expected
     evaluation = Evaluation(released_weights.model(name), released_weights.mnist_test_images(), tuple(expected), 50)

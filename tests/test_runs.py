@@ -1,4 +1,4 @@
-"""A training opened in a notebook, as the README shows it."""
+"""A training opened in a notebook, as the guide shows it."""
 
 import re
 
@@ -22,7 +22,7 @@ def workdir(tmp_path_factory):
     return where
 
 
-def test_the_readmes_lines(workdir):
+def test_the_lines_of_the_guide(workdir):
     """They run as they stand, but for the name of the folder."""
     (block,) = [block for block in re.findall(r"```python\n(.*?)```", readme.TEXT, flags=re.DOTALL) if "runs.open" in block]
     names = {}

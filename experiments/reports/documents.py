@@ -30,7 +30,7 @@ DOCUMENTS = {  # of the project -> (page of its site, title)
     "experiments/guide/python.md": ("python.html", "In Python"),
     "experiments/guide/speed.md": ("speed.html", "Speed"),
     "experiments/results/claims.md": ("claims.html", "What holds and what does not"),
-    "BUILD.md": ("guide.html", "Developer guide"),
+    "BUILD.md": ("developers.html", "Developer guide"),
 }
 BLOCK = re.compile(r"(<!-- results: (?P<spec>.*?) -->\n).*?(<!-- /results -->)", flags=re.DOTALL)
 KEYS = {"from", "where", "rows", "columns", "names", "headings"}

@@ -92,6 +92,15 @@ def curves_against_eps(panels: Mapping[str, Sequence[Curve]], y_label: str, y_ra
     return figure
 
 
+def against_eps(
+    name: str, caption: str, panels: Mapping[str, Sequence[Curve]], y_label: str, y_range: tuple[float, float]
+) -> list[Picture]:
+    """The picture of `curves_against_eps` for the networks of a report; none where every curve is a single point."""
+    if all(len(curve.x) < 2 for curves in panels.values() for curve in curves):
+        return []
+    return [Picture(name, curves_against_eps(panels, y_label, y_range, "network"), caption)]
+
+
 def matrices(panels: Mapping[str, np.ndarray], names: Sequence[str], x_label: str, y_label: str) -> "Figure":
     """Matrices of proportions, two in a row, with the percentages in the cells."""
     rows = -(-len(panels) // 2)
@@ -161,9 +170,9 @@ def show_image(axis: Any, image: np.ndarray) -> None:
 def show_map_over(axis: Any, image: np.ndarray, values: np.ndarray, scale: float) -> None:
     """A map `[h, w]` over the image that it explains, red where positive, blue where negative, at full color where |value| = scale."""
     height, width = np.shape(image)[:2]
-    over = {"extent": (-0.5, width - 0.5, height - 0.5, -0.5), "interpolation": "bilinear"}
+    place = (-0.5, width - 0.5, height - 0.5, -0.5)
     axis.imshow(np.mean(np.atleast_3d(image), axis=-1), cmap="gray", vmin=0, vmax=1)
-    axis.imshow(values, cmap="coolwarm", vmin=-scale, vmax=scale, alpha=0.7, **over)
+    axis.imshow(values, cmap="coolwarm", vmin=-scale, vmax=scale, alpha=0.7, extent=place, interpolation="bilinear")
 
 
 def bare(axes: Any) -> None:
@@ -173,7 +182,7 @@ def bare(axes: Any) -> None:
 
 
 def save(figure: "Figure", *files: pathlib.Path) -> None:
-    """Writes a figure, in the format of each file's suffix, and closes it. In SVG, markers tell their values."""
+    """Writes a figure, in the format of each file's suffix, and closes it. In SVG, the markers of lines tell their values."""
     values = dict(marked_values(figure))
     for path in files:
         metadata = {"Date": None} if path.suffix == ".svg" else {}
@@ -186,16 +195,21 @@ def save(figure: "Figure", *files: pathlib.Path) -> None:
 
 def marked_values(figure: "Figure") -> Iterator[tuple[str, list[str]]]:
     """Of every line with markers in a figure: the name that its group gets in an SVG file, and what each of its points says."""
-    for axes in figure.axes:
-        for line in axes.lines:
+    for i, axes in enumerate(figure.axes):
+        for j, line in enumerate(axes.lines):
             if line.get_marker() not in (None, "None", ""):
-                name = f"values_{figure.axes.index(axes)}_{axes.lines.index(line)}"
-                line.set_gid(name)
+                line.set_gid(f"values_{i}_{j}")
+                label = str(line.get_label())
+                above = [] if label.startswith("_") else [label]  # matplotlib's own name of a line without one
                 points = np.asarray(line.get_xydata(), float)
-                yield name, [f"{line.get_label()!s}\n{axes.get_xlabel() or 'x'}: {x:.4g}\n{y:.3f}" for x, y in points]
+                drawn = points[np.isfinite(points).all(axis=1)]
+                names = axes.get_xlabel() or "x", axes.get_ylabel() or "y"
+                yield f"values_{i}_{j}", ["\n".join([*above, f"{names[0]}: {x:.4g}", f"{names[1]}: {y:.3f}"]) for x, y in drawn]
 
 
 SVG = "http://www.w3.org/2000/svg"
+for prefix, name in (("", SVG), ("xlink", "http://www.w3.org/1999/xlink")):
+    ElementTree.register_namespace(prefix, name)
 
 
 def with_titles(svg: bytes, values: Mapping[str, Sequence[str]]) -> bytes:
@@ -203,12 +217,10 @@ def with_titles(svg: bytes, values: Mapping[str, Sequence[str]]) -> bytes:
 
     values: name of a group -> a title for each of its markers.
     """
-    for prefix, name in (("", SVG), ("xlink", "http://www.w3.org/1999/xlink")):
-        ElementTree.register_namespace(prefix, name)
     root = ElementTree.fromstring(svg)
     for group in root.iter(f"{{{SVG}}}g"):
         markers, titles = list(group.iter(f"{{{SVG}}}use")), values.get(group.get("id", ""), ())
-        if len(markers) == len(titles):  # a point outside of its axes has no marker
+        if len(markers) == len(titles):  # of a line that leaves the picture, matplotlib writes other markers than its points
             for marker, title in zip(markers, titles, strict=True):
                 ElementTree.SubElement(marker, f"{{{SVG}}}title").text = title
     return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)

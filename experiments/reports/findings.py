@@ -1,21 +1,43 @@
-"""What a report says first, in sentences: which network withstands most, what must not be trusted, what holds of the interpretation."""
+"""What a report says first, in sentences: what must not be trusted, which network withstands most, what holds of the interpretation."""
 
+import json
 from collections.abc import Iterator, Sequence
 
 from experiments.reports.entries import Entry, by_label
+from experiments.reports.records import Record, hidden_gradients
 from experiments.reports.strongest import Family, compared, disagreements, families, masked_gradients
 
 SURE = 0.05  # largest p-value of a difference that is stated
+FEWEST = 10  # images that a mean of Kendall's tau is said of
+NOTE = (
+    "In brackets 95% intervals, of several seeds the lowest and the highest. p is of the two networks named, on the same images; it is not corrected"
+    " for the number of pairs and of eps. Every robust accuracy is an upper bound."
+)
 
 
 def findings(entries: Sequence[Entry], over_seeds: Sequence[Entry]) -> list[str]:
-    """Sentences on the results of one data set, the most important first.
+    """Sentences on the results of one data set, doubts first.
 
     Args:
       entries: each seed for itself.
       over_seeds: the seeds of a training as one.
     """
-    return [*best_networks(entries), *masked_gradients(entries), *disagreements(entries), *bounds(over_seeds), *map_stability(over_seeds)]
+    return [*doubts(entries), *best_networks(entries), *bounds(over_seeds), *map_stability(over_seeds)]
+
+
+def doubts(entries: Sequence[Entry]) -> Iterator[str]:
+    """Of each network: attacks without gradients, a failed diagnosis, masked gradients, the largest disagreement of two measures."""
+    for entry in by_label(entries):
+        if hidden := [record for record in entry.records() if record.get("without_gradient", 0)]:
+            worst = max(hidden, key=lambda record: record["without_gradient"])
+            yield f"Not to be trusted: {entry.label}, `{entry.protocol}`, eps {worst.get('eps', 0.0):.4g}: {hidden_gradients(worst)}."
+        if failed := [record["item"] for record in entry.of("diagnose").records("diagnosis") if record["verdict"] == "fail"]:
+            yield f"Not to be trusted: {entry.label} fails {', '.join(failed)} of the diagnosis."
+    yield from masked_gradients(entries)
+    largest: dict[str, tuple[float, str]] = {}
+    for label, gap, sentence in disagreements(entries):
+        largest[label] = max(largest.get(label, (0.0, "")), (gap, sentence))
+    yield from (sentence for _, sentence in largest.values())
 
 
 def best_networks(entries: Sequence[Entry]) -> Iterator[str]:
@@ -24,52 +46,55 @@ def best_networks(entries: Sequence[Entry]) -> Iterator[str]:
     for family in families(entries):
         first = family.members[0]
         alike.setdefault((first.norm, first.indices, first.by), []).append(family)
-    for (norm, *_), group in alike.items():
+    for (norm, indices, by), group in alike.items():
+        measures = " and ".join(dict.fromkeys(f"{measure} ({protocol})" for measure, protocol, _ in by))  # type: ignore[attr-defined]
         for eps in sorted({eps for family in group for eps in family.common}):
             ranked = sorted((family for family in group if eps in family.common), key=lambda family: -family.robust(eps).mean())
-            yield _leading(ranked, f"{norm} eps {eps:.4g}", eps)
+            yield f"At {norm} eps {eps:.4g}, under {measures}, {_leading(ranked, len(indices), eps)}."  # type: ignore[arg-type]
 
 
-def _leading(ranked: Sequence[Family], where: str, eps: float) -> str:
-    n = len(ranked[0].robust(eps))
-    first = "{} withstands on {:.3f} [{:.3f}, {:.3f}]".format(ranked[0].label, *ranked[0].accuracy(eps)) + f" of {n} images"
-    if len(ranked) == 1:
-        return f"At {where} {first}."
+def _leading(ranked: Sequence[Family], n: int, eps: float) -> str:
+    first, *others = [f"{family.label} {{}}{{:.3f}} [{{:.3f}}, {{:.3f}}]" for family in ranked[:2]]
     if ranked[0].accuracy(eps)[0] == 0.0:
-        return f"At {where} every network is broken on each of {n} images."
-    p_value = compared(ranked[0].robust(eps), ranked[1].robust(eps))[-1]
-    other = "{}, {:.3f} [{:.3f}, {:.3f}]".format(ranked[1].label, *ranked[1].accuracy(eps))
-    sure = p_value != "-" and float(p_value) <= SURE
-    return f"At {where} {first}, {'more than' if sure else 'not distinguishable from'} the next, {other} (p {p_value}, same images)."
+        return f"no network classifies any of {n} images correctly"
+    said = first.format("classifies ", *ranked[0].accuracy(eps)) + f" of {n} images correctly"
+    if not others:
+        return said
+    p_value = compared(ranked[0].robust(eps), ranked[1].robust(eps)).p_value
+    if p_value is None:
+        return said
+    how = "more than" if p_value <= SURE else "not distinguishable from"
+    return f"{said}, {how} the next, {others[0].format('', *ranked[1].accuracy(eps))} (p {p_value:.2g})"
 
 
 def bounds(entries: Sequence[Entry]) -> Iterator[str]:
-    """Whether the discrepancies stayed above Proposition 1's bound, over all attacks of the measure `bound`."""
+    """Whether the discrepancies stayed above Proposition 1's bound under the attacks of the measure `bound`."""
     for entry in by_label(entries):
-        records = [record for record in entry.of("bound").records("bound_holds") if record.value is not None]
-        of = {classes: [record for record in records if record["classes"] == classes] for classes in ("two_class", "one_class")}
-        if of["two_class"]:
-            lowest = min(record.value for record in of["two_class"] if record.value is not None)
-            hidden = min((record.value for record in of["one_class"] if record.value is not None), default=1.0)
-            one = f"; the one-class discrepancy was pushed below it on {1 - hidden:.0%}" if hidden < 1 else ""
-            yield (
-                f"{entry.label}, {entry.protocol}: the two-class discrepancy is at or above Proposition 1's bound on {lowest:.0%} of the"
-                f" images under each attack{one}."
-            )
+        worst: dict[str, tuple[float, int]] = {}
+        for record in entry.of("bound").records("bound_holds"):
+            if record.value is not None:
+                worst[record["classes"]] = min(worst.get(record["classes"], (2.0, 0)), (record.value, record.n))
+        if "two_class" in worst:
+            value, n = worst["two_class"]
+            above = f"all {n}" if value == 1.0 else f"{round(value * n)} of {n}"
+            one, of = worst.get("one_class", (1.0, 0))
+            below = "" if one == 1.0 else f"; an attack pushed the one-class discrepancy below it on {round((1 - one) * of)} of {of}"
+            held = f"the two-class discrepancy is at or above Proposition 1's bound on {above} attacked images"
+            yield f"{entry.label} ({entry.protocol}): {held}{below}."
 
 
 def map_stability(entries: Sequence[Entry]) -> Iterator[str]:
-    """How far the order of maps can be changed while the prediction stays, at the largest eps that was measured of all networks."""
-    by_map: dict[tuple[str, str], dict[str, dict[float, float]]] = {}
+    """How far the top-k attack changes maps while the prediction stays, at the largest eps that was measured of all networks."""
+    alike: dict[str, dict[str, dict[float, Record]]] = {}
     for entry in by_label(entries):
         for record in entry.of("aai").records("kendall_tau", over="unchanged"):
-            if record.value is not None and record["eps"] > 0:
-                of = by_map.setdefault((entry.protocol, record["map"]), {})
-                of.setdefault(entry.label, {})[record["eps"]] = record.value
-    for (protocol, name), of in by_map.items():
-        common = set.intersection(*(set(taus) for taus in of.values()))
-        if common and len(of) > 1:
+            if record.value is not None and record.n >= FEWEST and record["eps"] > 0:
+                how = [record["map"], record.get("norm"), entry.protocol, record.get("k"), record.get("steps"), record.get("restarts")]
+                alike.setdefault(json.dumps(how), {}).setdefault(entry.label, {})[record["eps"]] = record
+    for key, networks in alike.items():
+        name, norm, protocol, *_ = json.loads(key)
+        if common := set.intersection(*(set(records) for records in networks.values())):
             eps = max(common)
-            ranked = sorted(of, key=lambda label: -of[label][eps])
-            values = ", ".join(f"{label} {of[label][eps]:.2f}" for label in ranked)
-            yield f"Kendall's tau of {name} under attack on it, eps {eps:.4g}, {protocol}: {values}."
+            ranked = sorted((records[eps].value or 0.0, label) for label, records in networks.items())[::-1]
+            said = ", ".join(f"{label} {value:.2f} (n {networks[label][eps].n})" for value, label in ranked)
+            yield f"Kendall's tau of clean and attacked {name} at {norm} eps {eps:.4g} ({protocol}), where the prediction stays: {said}."

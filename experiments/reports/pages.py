@@ -14,6 +14,7 @@ import markupsafe
 from experiments.reports import figures
 from experiments.reports.entries import Entry
 from experiments.reports.figures import Picture
+from experiments.reports.findings import NOTE
 from experiments.reports.strongest import robustbench
 from experiments.reports.summary import as_text, summarized
 from experiments.reports.tables import Table
@@ -79,7 +80,7 @@ def _write(sections: Sequence[Section], entries: Sequence[Entry], out: pathlib.P
     name: Callable[[Picture, Section], str] = lambda picture, section: section.file(picture, out).stem  # noqa: E731
     environment.filters |= {"markdown": markdown, "inlined": embed, "code": code, "stem": name, "interval": interval}
     for template in ("report.md", "report.html"):
-        storage.save_text(out / template, environment.get_template(template).render(sections=sections))
+        storage.save_text(out / template, environment.get_template(template).render(sections=sections, note=NOTE))
 
 
 def markdown(table: Table) -> str:
@@ -119,8 +120,8 @@ def code(text: str) -> markupsafe.Markup:
 
 def interval(text: str) -> markupsafe.Markup:
     """The text of a cell; an interval and what follows it small, on a line of its own."""
-    value, bracket, rest = markupsafe.escape(text).partition(" [")
-    return value + markupsafe.Markup("<small>") + bracket[1:] + rest + markupsafe.Markup("</small>") if bracket else value
+    found = re.fullmatch(r"(-?[\d.]+ )(\[.*)", text)
+    return markupsafe.Markup("{}<small>{}</small>").format(*found.groups()) if found else markupsafe.escape(text)
 
 
 def inlined(file: pathlib.Path) -> markupsafe.Markup:
@@ -129,7 +130,5 @@ def inlined(file: pathlib.Path) -> markupsafe.Markup:
     text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text[text.index("<svg") :]).replace("xlink:href", "href")
     head, body = text.split(">", 1)
     width = float(re.search(r' width="([\d.]+)pt"', head)[1])  # type: ignore[index]
-    head = (
-        re.sub(r' (width|height)="[^"]*"', "", head) + f' style="max-width: {ENLARGED * width:.0f}pt" role="img" aria-label="{file.stem}"'
-    )
-    return markupsafe.Markup(re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{file.stem}-", f"{head}>{body}"))
+    head = re.sub(r' (width|height)="[^"]*"', "", head) + f' style="max-width: {ENLARGED * width:.0f}pt" aria-labelledby="caption"'
+    return markupsafe.Markup(re.sub(r'(\b(?:id|labelledby)="|href="#|url\(#)', rf"\g<1>{file.stem}-", f"{head}>{body}"))

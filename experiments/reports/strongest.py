@@ -4,6 +4,7 @@ An image counts as robust if no attack of any result given broke it at this eps,
 """
 
 import itertools
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -20,10 +21,11 @@ MASKED = 0.002  # by how much random search may lower robust accuracy below grad
 
 
 class UnderAttack(NamedTuple):
-    """One network under one measure and protocol. correct: eps -> which images withstood, `[n]`, at the images `indices`."""
+    """One network under one measure and protocol. settings: of the attack. correct: eps -> which images withstood, `[n]`, at the images `indices`."""
 
     entry: Entry
     measure: str
+    settings: str
     norm: str
     indices: tuple[int, ...]
     correct: dict[float, np.ndarray]
@@ -43,20 +45,21 @@ def under_attack(entries: Sequence[Entry]) -> Iterator[UnderAttack]:
             for i, eps in enumerate(found.arrays["eps"])
             if eps > 0
         }
-        yield UnderAttack(entry, measure, records[0]["norm"], tuple(found.arrays["indices"].tolist()), of_eps)
+        settings = json.dumps(entry.result.measures[measure].settings, sort_keys=True)
+        yield UnderAttack(entry, measure, settings, records[0]["norm"], tuple(found.arrays["indices"].tolist()), of_eps)
 
 
 class Known(NamedTuple):
     """Of one network, norm and set of images: eps -> which images withstood everything, and eps -> who left least, with its accuracy.
 
-    training: its name without the seed. by: the measures and protocols of all attacks.
+    training: its name without the seed. by: measure, protocol and settings of all attacks.
     """
 
     label: str
     training: str | None
     norm: str
     indices: tuple[int, ...]
-    by: tuple[tuple[str, str], ...]
+    by: tuple[tuple[str, str, str], ...]
     correct: dict[float, np.ndarray]
     lowest: dict[float, tuple[str, float]]
 
@@ -75,7 +78,7 @@ def known(entries: Sequence[Entry]) -> list[Known]:
             so_far = so_far & np.all([each.correct[eps] for each in here], axis=0)
             best = min(here, key=lambda each: each.correct[eps].mean())
             correct[eps], lowest[eps] = so_far, (f"{best.measure}, {best.entry.protocol}", float(best.correct[eps].mean()))
-        by = tuple(sorted({(each.measure, each.entry.protocol) for each in group}))
+        by = tuple(sorted({(each.measure, each.entry.protocol, each.settings) for each in group}))
         result.append(Known(label, group[0].entry.training, norm, indices, by, correct, lowest))
     return result
 
@@ -106,7 +109,7 @@ class Family(NamedTuple):
 def strongest_tables(entries: Sequence[Entry]) -> list[Table]:
     """The lowest accuracy known of each network, and pairs of networks; none where no attack on predictions was measured."""
     found = families(entries)
-    return [table for table in (lowest_table(found), pairs_table(found)) if table.rows]
+    return [table for table in (lowest_table(found, entries), pairs_table(found)) if table.rows]
 
 
 def families(entries: Sequence[Entry]) -> list[Family]:
@@ -120,7 +123,7 @@ def families(entries: Sequence[Entry]) -> list[Family]:
     ]
 
 
-def lowest_table(networks: Sequence[Family]) -> Table:
+def lowest_table(networks: Sequence[Family], entries: Sequence[Entry]) -> Table:
     """A row for each network and eps."""
     rows = []
     for network in networks:
@@ -136,12 +139,13 @@ def lowest_table(networks: Sequence[Family]) -> Table:
         "Lowest known: images that no attack of any result given here broke, at this eps or a smaller one. It is an upper bound of robust accuracy"
         " all the same.",
         *([SEVERAL] if any(len(network.members) > 1 for network in networks) else []),
+        *(sentence for _, _, sentence in disagreements(entries)),
     ]
     return Table("strongest", "Lowest robust accuracy known", header, rows, notes)
 
 
-def disagreements(entries: Sequence[Entry]) -> list[str]:
-    """Where PGD left less than AutoAttack, or more, on the same images."""
+def disagreements(entries: Sequence[Entry]) -> list[tuple[str, float, str]]:
+    """Where PGD left less than AutoAttack, or more, on the same images: network, difference, a sentence."""
     found = list(under_attack(entries))
     worst: dict[tuple[str, str, float, int], dict[str, float]] = {}
     for first, second in itertools.product(found, found):
@@ -157,7 +161,8 @@ def disagreements(entries: Sequence[Entry]) -> list[str]:
         if of["pgd"] != of["autoattack"]:
             less, more = sorted(of, key=of.__getitem__)
             values = f"{less} leaves {of[less]:.3f}, less than {more} with {of[more]:.3f}"
-            notes.append(f"{label}, {norm} eps {eps:.4g}, {n} images in common: {values}: quote the lower one.")
+            sentence = f"{label}, {norm} eps {eps:.4g}, {n} images in common: {values}: quote the lower one."
+            notes.append((label, of[more] - of[less], sentence))
     return notes
 
 
@@ -170,8 +175,8 @@ def masked_gradients(entries: Sequence[Entry]) -> list[str]:
             if gap > max(MASKED, worst[entry.label][0] if entry.label in worst else 0.0):
                 worst[entry.label] = (gap, record)
     return [
-        f"{label}: random search, which uses no gradient, takes {100 * gap:.1f} points at eps {record['eps']:.4g} ({record.measure}) that the"
-        " gradient attacks missed, a sign of masked gradients or of too few restarts: accuracy under these alone overstates its robustness."
+        f"{label}: random search, which uses no gradient, takes {100 * gap:.1f} points at {record['norm']} eps {record['eps']:.4g} ({record.measure})"
+        " that the gradient attacks missed, a sign of masked gradients or of too few restarts: accuracy under these alone overstates its robustness."
         for label, (gap, record) in worst.items()
     ]
 
@@ -183,7 +188,7 @@ def pairs_table(networks: Sequence[Family]) -> Table:
         if (first.members[0].norm, first.members[0].indices) == (second.members[0].norm, second.members[0].indices):
             for eps in sorted(set(first.common) & set(second.common)):
                 a, b = first.robust(eps), second.robust(eps)
-                rows.append(cells([first.label, second.label, f"{eps:.4f}", f"{a.mean():.3f}", f"{b.mean():.3f}", *compared(a, b)]))
+                rows.append(cells([first.label, second.label, f"{eps:.4f}", f"{a.mean():.3f}", f"{b.mean():.3f}", *compared(a, b).texts()]))
     header = ["network", "other network", "eps", "lowest known", "of the other", "only the first", "only the other", "p"]
     notes = [
         "The same images under everything that was measured of both. p: exact McNemar test that both are robust equally often, two-sided; of several"
@@ -192,14 +197,29 @@ def pairs_table(networks: Sequence[Family]) -> Table:
     return Table("pairs", "Pairs of networks on the same images", header, rows, notes)
 
 
-def compared(first: np.ndarray, second: np.ndarray) -> list[str]:
-    """How many images only one is right on, and the p-value, as texts. first, second: `[n]`, proportions of seeds that are right."""
+class Compared(NamedTuple):
+    """only_first, only_second: how many images only one of two is right on. p_value: None where one image has no spread."""
+
+    only_first: float
+    only_second: float
+    p_value: float | None
+
+    def texts(self) -> list[str]:
+        """As cells of a table."""
+        whole = all(float(count).is_integer() for count in self[:2])
+        return [f"{count:.0f}" if whole else f"{count:.1f}" for count in self[:2]] + [
+            "-" if self.p_value is None else f"{self.p_value:.2g}"
+        ]
+
+
+def compared(first: np.ndarray, second: np.ndarray) -> Compared:
+    """Two networks on the same images. first, second: `[n]`, proportions of seeds that are right."""
     single = [bool(np.all((part == 0) | (part == 1))) for part in (first, second)]
     if all(single):
         test = mcnemar(first.astype(bool), second.astype(bool))
-        return [str(test.only_first), str(test.only_second), f"{test.p_value:.2g}"]
-    only = [f"{np.sum(a * (1 - b)):.1f}" for a, b in ((first, second), (second, first))]
-    return [*only, f"{paired_difference(first, second).p_value:.2g}" if len(first) > 1 else "-"]
+        return Compared(test.only_first, test.only_second, test.p_value)
+    only_first, only_second = (float(np.sum(a * (1 - b))) for a, b in ((first, second), (second, first)))
+    return Compared(only_first, only_second, paired_difference(first, second).p_value if len(first) > 1 else None)
 
 
 def robustbench(entry: Entry) -> list[dict[str, object]]:

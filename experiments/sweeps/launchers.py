@@ -68,8 +68,11 @@ def run_cell(
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 TIE = f"""
 import ctypes, os, sys
+parent, *command = sys.argv[1:]
 getattr(ctypes.CDLL(None), "prctl", lambda *_: None)({PR_SET_PDEATHSIG}, {int(signal.SIGTERM)})
-os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+if os.getppid() != int(parent):  # it is gone already
+    sys.exit({128 + int(signal.SIGTERM)})
+os.execv(sys.executable, [sys.executable, *command])
 """
 
 
@@ -78,7 +81,7 @@ def ends_with_parent(arguments: Sequence[str]) -> list[str]:
     its workdir. The process asks for this itself before it becomes that command: code that runs between fork and exec is not safe beside JAX's
     threads.
     """
-    return [sys.executable, *(("-c", TIE) if os.name == "posix" else ()), *arguments]
+    return [sys.executable, *(("-I", "-c", TIE, str(os.getpid())) if os.name == "posix" else ()), *arguments]
 
 
 def last_line(log: pathlib.Path) -> str:

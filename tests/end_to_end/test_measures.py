@@ -185,13 +185,15 @@ def test_the_page_is_whole_in_itself(report):
     names = re.findall(r'\bid="([^"]+)"', page)
     assert len(names) == len(set(names)), "figures share no names"
     assert set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', page)) <= {(name, "") for name in names} | {("", name) for name in names}
-    assert re.search(r"<use [^>]*>\s*<title>plain\neps \(pixels in \[0, 1\]\): 0.05\n[\d.]+</title>", page), "markers tell their values"
+    assert re.search(r"<use [^>]*>\s*<title>plain\neps \(pixels in \[0, 1\]\): 0.05\naccuracy: [\d.]+</title>", page), (
+        "markers tell their values"
+    )
 
 
 def test_the_first_screen_says_what_was_found(report):
     page = (report / "report.html").read_text()
     first = page[page.index('<ul class="findings">') : page.index("</ul>")]
-    assert "At linf eps 0.05" in first and "Proposition 1" in first
+    assert "At linf eps 0.05, under pgd" in first and "Proposition 1" in first
     assert page.index("</ul>") < page.index("<svg ") < page.index("<table>")
 
 

@@ -10,7 +10,10 @@ from experiments.site import broken_links, linked
 
 def test_links_of_documents_are_those_of_the_site():
     text = "[a](BUILD.md) ![b](.readme/bound.png) [c](https://x.org/y.md) [d](#more) [e](BUILD.md#speed)"
-    assert linked(text, "README.md") == "[a](guide.html) ![b](figures/bound.png) [c](https://x.org/y.md) [d](#more) [e](guide.html#speed)"
+    assert (
+        linked(text, "README.md")
+        == "[a](developers.html) ![b](figures/bound.png) [c](https://x.org/y.md) [d](#more) [e](developers.html#speed)"
+    )
     assert linked("[a](setup.py) [b](experiments/notebooks) [c](gone.md)", "README.md") == "a b [c](gone.md)"
     assert linked("[a](../../README.md)", "experiments/results/claims.md") == "[a](index.html)"
 

@@ -192,9 +192,8 @@ def pictures(entries: Sequence[Entry], classes: Sequence[str]) -> list[figures.P
         return [figures.curve_of(entry.label if name == "cam" else f"{entry.label}, {name}", found) for name, found in by_map.items()]
 
     panels = figures.panels_by_protocol(entries, curves)
-    figure = figures.curves_against_eps(panels, "Kendall's tau", (-1.02, 1.02), "network")
     caption = "Kendall's tau of clean and attacked map under the top-k attack, over images with unchanged prediction, 95% bands."
-    return [figures.Picture("tau_against_eps", figure, caption)]
+    return figures.against_eps("tau_against_eps", caption, panels, "Kendall's tau", (-1.02, 1.02))
 
 
 MEASURE = Measure(

@@ -24,7 +24,6 @@ from experiments.evaluation.options import MeasureOptions, option
 from experiments.reports import figures
 from experiments.reports.entries import Entry
 from experiments.reports.records import Record, proportion_record, without_gradient
-from experiments.reports.strongest import masked_gradients
 from experiments.reports.tables import Table, eps_table
 from experiments.runtime import devices
 from experiments.runtime.errors import refuse
@@ -167,10 +166,7 @@ REPORT_COLUMNS = (("version", "version"), ("norm", "norm"), ("n", "n"))
 
 def tables(title: str, entries: Sequence[Entry]) -> list[Table]:
     """Networks x eps: accuracy under the ensemble, and after each of its attacks."""
-    notes = [
-        "Proportion of all images classified correctly under every attack of the ensemble, with its 95% Wilson interval.",
-        *masked_gradients(entries),
-    ]
+    notes = ["Proportion of all images classified correctly under every attack of the ensemble, with its 95% Wilson interval."]
     stages = "What is left after each attack; each takes what the ones before it left."
     found = [eps_table("autoattack", f"{title} against eps", REPORT_COLUMNS, entries, "robust_accuracy", "clean_accuracy", notes=notes)]
     columns = (("attack", "stage"), *REPORT_COLUMNS)
@@ -178,16 +174,13 @@ def tables(title: str, entries: Sequence[Entry]) -> list[Table]:
 
 
 def pictures(entries: Sequence[Entry], classes: Sequence[str]) -> list[figures.Picture]:
-    """Accuracy against eps under the ensemble, where there is more than one eps."""
+    """Accuracy against eps under the ensemble."""
 
     def curves(entry: Entry) -> list[figures.Curve]:
         return [figures.curve_of(entry.label, entry.records("clean_accuracy", "robust_accuracy"))]
 
-    panels = figures.panels_by_protocol(entries, curves)
-    if all(len(curve.x) < 2 for drawn in panels.values() for curve in drawn):
-        return []
-    figure = figures.curves_against_eps(panels, "accuracy", (0, 1), "network")
-    return [figures.Picture("autoattack_against_eps", figure, "Accuracy under AutoAttack, 95% bands.")]
+    caption = "Accuracy under AutoAttack, 95% bands."
+    return figures.against_eps("autoattack_against_eps", caption, figures.panels_by_protocol(entries, curves), "accuracy", (0, 1))
 
 
 MEASURE = Measure(

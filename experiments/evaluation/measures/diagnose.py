@@ -181,8 +181,8 @@ def pictures(entries: Sequence[Entry], classes: Sequence[str]) -> list[figures.P
     def curves(entry: Entry) -> list[figures.Curve]:
         return [figures.curve_of(entry.label, entry.records("accuracy_at_eps", "accuracy_unbounded"))]
 
-    against = figures.curves_against_eps(figures.panels_by_protocol(entries, curves), "accuracy", (0, 1), "network")
-    found = [figures.Picture("diagnosis_accuracy", against, "Accuracy under attack, up to the largest eps that makes sense.")]
+    caption = "Accuracy under attack, up to the largest eps that makes sense."
+    found = figures.against_eps("diagnosis_accuracy", caption, figures.panels_by_protocol(entries, curves), "accuracy", (0, 1))
     with_losses = [entry for entry in entries if len(entry.arrays.get("losses", ()))]
     if with_losses:
         figure, ((axes,),) = figures.subplots(1, 1, 5.5, 3.8)

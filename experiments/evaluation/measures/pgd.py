@@ -358,8 +358,8 @@ def pictures(entries: Sequence[Entry], classes: Sequence[str]) -> list[figures.P
         return [figures.curve_of(entry.label, records)]
 
     untargeted = [without_targets(entry) for entry in entries]
-    figure = figures.curves_against_eps(figures.panels_by_protocol(untargeted, curves), "accuracy", (0, 1), "network")
-    found = [figures.Picture("accuracy_against_eps", figure, "Accuracy under attack, 95% bands.")]
+    panels = figures.panels_by_protocol(untargeted, curves)
+    found = figures.against_eps("accuracy_against_eps", "Accuracy under attack, 95% bands.", panels, "accuracy", (0, 1))
     matrices = {
         f"{entry.label}, {entry.protocol}, {text}": matrix for entry in untargeted for text, matrix in figures.confusion(entry, classes)
     }
