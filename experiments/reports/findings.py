@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from experiments.reports.entries import Entry, by_label
 from experiments.reports.records import Record, hidden_gradients
@@ -42,15 +43,15 @@ def doubts(entries: Sequence[Entry]) -> Iterator[str]:
 
 def best_networks(entries: Sequence[Entry]) -> Iterator[str]:
     """At each eps the network with the highest of the lowest robust accuracies known, of those that were attacked alike on the same images."""
-    alike: dict[tuple[object, ...], list[Family]] = {}
+    alike: dict[tuple[Any, ...], list[Family]] = {}
     for family in families(entries):
         first = family.members[0]
-        alike.setdefault((first.norm, first.indices, first.by), []).append(family)
-    for (norm, indices, by), group in alike.items():
-        measures = " and ".join(dict.fromkeys(f"{measure} ({protocol})" for measure, protocol, _ in by))  # type: ignore[attr-defined]
-        for eps in sorted({eps for family in group for eps in family.common}):
-            ranked = sorted((family for family in group if eps in family.common), key=lambda family: -family.robust(eps).mean())
-            yield f"At {norm} eps {eps:.4g}, under {measures}, {_leading(ranked, len(indices), eps)}."  # type: ignore[arg-type]
+        for eps in family.common:
+            alike.setdefault((first.norm, first.indices, eps, first.by[eps]), []).append(family)
+    for (norm, indices, eps, by), group in sorted(alike.items(), key=lambda item: item[0][2]):
+        measures = " and ".join(f"{measure} ({protocol})" for measure, protocol, _ in by)
+        ranked = sorted(group, key=lambda family: -family.accuracy(eps)[0])
+        yield f"At {norm} eps {eps:.4g}, under {measures}, {_leading(ranked, len(indices), eps)}."
 
 
 def _leading(ranked: Sequence[Family], n: int, eps: float) -> str:

@@ -52,14 +52,14 @@ def under_attack(entries: Sequence[Entry]) -> Iterator[UnderAttack]:
 class Known(NamedTuple):
     """Of one network, norm and set of images: eps -> which images withstood everything, and eps -> who left least, with its accuracy.
 
-    training: its name without the seed. by: measure, protocol and settings of all attacks.
+    training: its name without the seed. by: eps -> measure, protocol and settings of all attacks there.
     """
 
     label: str
     training: str | None
     norm: str
     indices: tuple[int, ...]
-    by: tuple[tuple[str, str, str], ...]
+    by: dict[float, tuple[tuple[str, str, str], ...]]
     correct: dict[float, np.ndarray]
     lowest: dict[float, tuple[str, float]]
 
@@ -72,13 +72,13 @@ def known(entries: Sequence[Entry]) -> list[Known]:
     result = []
     for (label, norm, indices), group in found.items():
         ladder = sorted({eps for each in group for eps in each.correct})
-        correct, lowest, so_far = {}, {}, np.ones(len(indices), bool)
+        correct, lowest, by, so_far = {}, {}, {}, np.ones(len(indices), bool)
         for eps in ladder:
             here = [each for each in group if eps in each.correct]
             so_far = so_far & np.all([each.correct[eps] for each in here], axis=0)
             best = min(here, key=lambda each: each.correct[eps].mean())
+            by[eps] = tuple(sorted((each.measure, each.entry.protocol, each.settings) for each in here))
             correct[eps], lowest[eps] = so_far, (f"{best.measure}, {best.entry.protocol}", float(best.correct[eps].mean()))
-        by = tuple(sorted({(each.measure, each.entry.protocol, each.settings) for each in group}))
         result.append(Known(label, group[0].entry.training, norm, indices, by, correct, lowest))
     return result
 
@@ -116,7 +116,9 @@ def families(entries: Sequence[Entry]) -> list[Family]:
     """The networks, the seeds of a training together where the same was measured of them."""
     grouped: dict[tuple[Any, ...], list[Known]] = {}
     for network in known(entries):
-        grouped.setdefault((network.training or network.label, network.norm, network.indices, network.by), []).append(network)
+        grouped.setdefault((network.training or network.label, network.norm, network.indices, tuple(network.by.items())), []).append(
+            network
+        )
     return [
         Family(name_of_seeds(name, len(members)) if len(members) > 1 else members[0].label, members)
         for (name, *_), members in grouped.items()
