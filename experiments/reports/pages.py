@@ -57,6 +57,9 @@ def write_report(sections: Sequence[Section], entries: Sequence[Entry], out: pat
 
 
 def _write(sections: Sequence[Section], entries: Sequence[Entry], out: pathlib.Path) -> None:
+    files = [section.file(picture, out).name for section in sections for picture in section.pictures]
+    twice = [name for name in dict.fromkeys(files) if files.count(name) > 1]
+    refuse(bool(twice), f"two data sets have a figure {', '.join(twice)}: report them one at a time")
     for section in sections:
         for table in section.tables:
             stem = storage.slug(f"{section.dataset}_{table.name}")

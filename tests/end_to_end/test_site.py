@@ -1,6 +1,8 @@
 """The documentation site: every public name without a warning, no link that leads nowhere, README in front."""
 
 import re
+import shutil
+import subprocess
 
 import pytest
 
@@ -38,5 +40,12 @@ def test_the_site_is_built_without_a_warning(commands, tmp_path):
     assert "trains image classifiers whose explanations stay stable" in front and 'href="irob/attacks.html"' in front
     attacks = (tmp_path / "site" / "irob" / "attacks.html").read_text()
     assert all(f'id="{name}"' in attacks for name in ("pgd", "LInf", "sneaking_attack"))
+    if shutil.which("chromium"):
+        browser = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
+        for page, text in (("index.html", "Beside other libraries"), ("irob/attacks.html", "sneaking_attack")):
+            seen = subprocess.run(
+                [*browser, f"file://{tmp_path / 'site' / page}"], check=True, capture_output=True, timeout=120
+            ).stdout.decode()
+            assert text in seen
     pages = {page for page, _ in DOCUMENTS.values()}
     assert set(re.findall(r'href="(\w+\.html)"', front)) & pages == {page for page in pages if (tmp_path / "site" / page).exists()}
