@@ -191,7 +191,7 @@ def test_what_cannot_be_loaded_is_named(given, overrides, message):
         ("defense.beta", 1.0, r"config.defense.beta: the method int takes the options weight"),
         ("attack.dtype", "float8", r"config.attack.dtype = 'float8': choose one of float32, bfloat16"),
         ("attack.dtype", "bfloat16", r"config.attack.dtype = 'bfloat16': bfloat16 rounds pixels to 1/256, too coarse for eps 0.01"),
-        ("steps_per_dispatch", 0, r"config.steps_per_dispatch = 0: must be a whole number, at least 1"),
+        ("steps_per_dispatch", -1, r"config.steps_per_dispatch = -1: must be a whole number, at least 0"),
         ("steps_per_dispatch", 16, r"config.checkpoint_every = 1000: must be divisible by steps_per_dispatch, 16"),
         ("evaluation.eps", (0.1, 3.0), r"config.evaluation.eps = \(0.1, 3.0\): every linf eps must be in \[0, 1\]"),
         ("surprise", 1, "the config has no field 'surprise'"),

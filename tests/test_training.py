@@ -23,7 +23,16 @@ from experiments.runtime.plan import current_plan
 from experiments.training import loop, recipe, validation
 from experiments.training.log import Log
 from experiments.training.loop import train
-from experiments.training.step import initial_state, keys_of_batch, make_attack, make_gradient, make_step, residual_floats, zero_metrics
+from experiments.training.step import (
+    initial_state,
+    keys_of_batch,
+    make_attack,
+    make_gradient,
+    make_step,
+    residual_floats,
+    steps_at_once,
+    zero_metrics,
+)
 from experiments.training.validation import validation_scores
 from experiments.training.workdir import locked_workdir
 from irob.attacks import AttackResult
@@ -267,6 +276,28 @@ def test_several_steps_in_a_dispatch_are_the_same_steps(finished, tmp_path):
     assert max(jax.tree.leaves(moved)) < 0.02
     losses = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines() if "loss" in line]
     np.testing.assert_allclose(losses, REFERENCE_LOSSES, rtol=1e-3)
+
+
+def test_short_steps_are_dispatched_together():
+    config = base.load_config("digits:normal")
+    defense, attacked = (base.defense_of(base.load_config(f"digits:{method}")) for method in ("normal", "adv"))
+    config.num_steps, config.checkpoint_every, config.log_every = 2_000, 1_000, 100
+    assert steps_at_once(config, defense) == 10 and steps_at_once(config, attacked) == 1
+    assert steps_at_once(config, defense, start=35) == 5  # the next multiple of every interval is met
+    config.num_steps = 2_004
+    assert steps_at_once(config, defense) == 2
+    config.num_steps, config.steps_per_dispatch = 2_000, 4
+    assert steps_at_once(config, defense) == steps_at_once(config, attacked) == 4
+
+
+def test_of_a_method_without_an_attack_steps_together_are_the_same_steps(tmp_path):
+    config = base.load_config("digits:normal,tiny")
+    assert steps_at_once(config, base.defense_of(config)) > 1
+    together = train(config, str(tmp_path / "together"))
+    config.steps_per_dispatch = 1
+    alone = train(config, str(tmp_path / "alone"))
+    moved = jax.tree.map(lambda a, b: np.mean(np.abs(a - b) > 1e-4), together.params, alone.params)
+    assert max(jax.tree.leaves(moved)) < 0.02 and int(together.step) == int(alone.step) == 8
 
 
 @pytest.mark.slow

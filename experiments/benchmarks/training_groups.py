@@ -48,16 +48,22 @@ LARGE_STEPS = {name: STEPS["cifar_small"]._replace(network=name) for name in ("p
 
 
 def training_step_group(name: str, method: str, dtype: str = "float32") -> Group:
-    """One optimizer step, data on the device. dtype: of the network while it is attacked."""
+    """One dispatch of optimizer steps, data on the device. dtype: of the network while it is attacked."""
     from experiments.benchmarks import floors
+    from experiments.configs import base
+    from experiments.training.step import steps_at_once
     from irob.models import CAMNetwork
 
     of = (STEPS | LARGE_STEPS)[name]
-    title = f"training step, {method}, {name.replace('_', ' ')}, batch {of.batch}, {of.attack_steps} attack steps"
+    config = step_config(of, method)
+    at_once = steps_at_once(config, base.defense_of(config))
+    steps = "training step" if at_once == 1 else f"{at_once} training steps"
+    title = f"{steps}, {method}, {name.replace('_', ' ')}, batch {of.batch}, {of.attack_steps} attack steps"
     title += "" if dtype == "float32" else f", attacked in {dtype}"
     network = of.model()
     cost = floors.training_step_cost(network, method, of.batch, of.attack_steps) if isinstance(network, CAMNetwork) else None
-    return Group(title, our_step(of, method, dtype), training_peers, (name, method, dtype, *batch_of(of)), cost)
+    arguments = (at_once, name, method, dtype, *batch_of(of))
+    return Group(title, our_step(of, method, dtype), training_peers, arguments, cost and cost.times(at_once))
 
 
 def batch_of(of: Step) -> "tuple[np.ndarray, np.ndarray]":
@@ -69,22 +75,24 @@ def batch_of(of: Step) -> "tuple[np.ndarray, np.ndarray]":
 
 
 def our_step(of: Step, method: str, dtype: str = "float32") -> Callable[[], Any]:
-    """The step that `experiments.train` runs, on one batch that lies on the devices."""
+    """A dispatch of steps as `experiments.train` makes it, on one batch that lies on the devices."""
     import jax
 
     from experiments.configs import base
     from experiments.runtime import devices
     from experiments.runtime.plan import current_plan
-    from experiments.training.step import initial_state, make_step, zero_metrics
+    from experiments.training.step import initial_state, make_step, steps_at_once, zero_metrics
 
     network = of.model()
     config = step_config(of, method)
     config.attack.dtype = dtype
     images, labels = batch_of(of)
     plan = current_plan()
-    step = make_step(config, network, base.defense_of(config, chunk=plan.path_chunk), plan)
+    defense = base.defense_of(config, chunk=plan.path_chunk)
+    step, at_once = make_step(config, network, defense, plan), steps_at_once(config, defense)
     state, sums = devices.replicate(initial_state(config, network)), devices.replicate(zero_metrics())
-    on_device = jax.block_until_ready(devices.pmap(lambda batch: batch)(devices.shard((images[None], labels[None]), axis=1)))
+    several = tuple(array[None].repeat(at_once, axis=0) for array in (images, labels))
+    on_device = jax.block_until_ready(devices.pmap(lambda batch: batch)(devices.shard(several, axis=1)))
     held = [state, sums]
 
     def ours() -> Any:
@@ -94,9 +102,19 @@ def our_step(of: Step, method: str, dtype: str = "float32") -> Callable[[], Any]
     return ours
 
 
-def training_peers(name: str, method: str, dtype: str, images: "np.ndarray", labels: "np.ndarray") -> dict[str, Callable[[], Any]]:
-    """The same step by the peers that are installed."""
-    return torch_steps(name, method, dtype, images, labels) | tensorflow_step(name, method, dtype, images, labels)
+def training_peers(
+    at_once: int, name: str, method: str, dtype: str, images: "np.ndarray", labels: "np.ndarray"
+) -> dict[str, Callable[[], Any]]:
+    """As many steps by the peers that are installed."""
+    steps = torch_steps(name, method, dtype, images, labels) | tensorflow_step(name, method, dtype, images, labels)
+    return {peer: functools.partial(several_times, step, at_once) for peer, step in steps.items()}
+
+
+def several_times(step: Callable[[], Any], times: int) -> Any:
+    """What a function returns the last time."""
+    for _ in range(times - 1):
+        step()
+    return step()
 
 
 def torch_steps(name: str, method: str, dtype: str, images: "np.ndarray", labels: "np.ndarray") -> dict[str, Callable[[], Any]]:

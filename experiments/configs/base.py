@@ -57,7 +57,7 @@ FIELDS: dict[str, Field] = {
     "num_steps": Field(110_000, integer(1), "optimizer steps"),
     "batch_size": Field(50, integer(1), "over all devices"),
     "steps_per_dispatch": Field(
-        1, integer(1), "optimizer steps in one call of the devices; values above 1 help when a step is shorter than the dispatch overhead"
+        0, integer(0), "optimizer steps in one call, for short steps; 0: ten for methods without an attack, one for others", decides=False
     ),
     "optimizer": Field(
         ("adam", {}),
@@ -282,7 +282,7 @@ def _check_together(values: Mapping[str, Any], num_devices: int) -> None:
             reason = eps_reason(radius, norm)
             refuse(reason is not None, f"config.{name} = {values[name]!r}: {reason}")
     for name in ("num_steps", "checkpoint_every", "log_every"):
-        refuse(values[name] % step != 0, f"config.{name} = {values[name]}: must be divisible by steps_per_dispatch, {step}")
+        refuse(step > 0 and values[name] % step != 0, f"config.{name} = {values[name]}: must be divisible by steps_per_dispatch, {step}")
     too_coarse = values["attack.dtype"] == "bfloat16" and norm == "linf" and eps < 1 / 64
     refuse(too_coarse, f"config.attack.dtype = 'bfloat16': bfloat16 rounds pixels to 1/256, too coarse for eps {eps:g}: use float32")
     updates = values["accumulate_steps"]

@@ -27,7 +27,7 @@ from experiments.runtime.signals import stopped_by
 from experiments.training.augment import check_augmentation
 from experiments.training.log import Log
 from experiments.training.recipe import check_recipe, eps_at
-from experiments.training.step import PARTS, MetricSums, TrainState, initial_state, make_step, zero_metrics
+from experiments.training.step import PARTS, MetricSums, TrainState, initial_state, make_step, steps_at_once, zero_metrics
 from experiments.training.validation import validation_scores
 from experiments.training.workdir import locked_workdir, refuse_changes, refuse_other_runs
 from irob.defenses import Defense
@@ -79,7 +79,7 @@ def train(
                 print(f"{workdir} has all {config.num_steps} steps already{'' if start >= config.num_steps else early}", file=sys.stderr)
             return state
         with Log(directory, start, config, quiet) as log:
-            step, at_once = make_step(config, network, defense, current_plan()), config.steps_per_dispatch
+            step, at_once = make_step(config, network, defense, current_plan()), steps_at_once(config, defense, start)
             batches = training_batches(split, config.batch_size, config.seed, start, at_once)
             device_state, sums = devices.replicate(state), devices.replicate(zero_metrics())
             for number in range(start + at_once, config.num_steps + 1, at_once):

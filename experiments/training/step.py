@@ -116,6 +116,15 @@ def make_gradient(config: ml_collections.ConfigDict, network: Model, defense: De
     return lambda params, x, x_adv, labels, keys: of_batch(params, x, x_adv, labels, *([keys] if own else []))
 
 
+SHORT_STEPS = 10  # in a dispatch, where no attack makes a step longer than the dispatch
+
+
+def steps_at_once(config: ml_collections.ConfigDict, defense: Defense, start: int = 0) -> int:
+    """Optimizer steps in one dispatch: what the config says, or else as many up to `SHORT_STEPS` as its intervals and the first step allow."""
+    wanted = config.steps_per_dispatch or (SHORT_STEPS if defense.inner is None else 1)
+    return math.gcd(wanted, start, config.num_steps, config.checkpoint_every, config.log_every)
+
+
 def make_step(
     config: ml_collections.ConfigDict, network: Model, defense: Defense, plan: Plan
 ) -> Callable[..., tuple[TrainState, MetricSums]]:
