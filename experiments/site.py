@@ -98,15 +98,15 @@ def linked(text: str, document: str) -> str:
     folder = pathlib.PurePosixPath(document).parent
 
     def place(found: re.Match[str]) -> str:
-        text, address, part = found.groups()
+        words, address, part = found.groups()
         target = os.path.normpath(folder / address)
         if re.match(r"\w+:", address):
             return found[0]
         if target in DOCUMENTS:
-            return f"[{text}]({DOCUMENTS[target][0]}{part or ''})"
+            return f"[{words}]({DOCUMENTS[target][0]}{part or ''})"
         if target.startswith(".readme/"):
-            return f"[{text}]({target.replace('.readme/', 'figures/')})"
-        return text if (ROOT / target).exists() else found[0]
+            return f"[{words}]({target.replace('.readme/', 'figures/')})"
+        return words if (ROOT / target).exists() else found[0]
 
     return re.sub(r"\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)", place, text)
 

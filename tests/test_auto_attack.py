@@ -22,6 +22,7 @@ from experiments.reports.entries import Entry
 from experiments.reports.pages import write_report
 from experiments.runtime.errors import UserError
 from irob.attacks import APGD, FAB, OBJECTIVES, Square, Stage, ensembles, stages_of
+from irob.auto_attack import run_ensemble, unattacked
 
 SHORT = (
     Stage("apgd_ce", APGD(), "cross_entropy", 12),
@@ -243,6 +244,31 @@ def test_it_goes_on_where_it_was(trained, digits, short, tmp_path, monkeypatch):
 def test_a_version_for_other_classifiers_is_refused(trained, digits):
     with pytest.raises(UserError, match="--version=rand is for classifiers that draw at random"):
         measured(trained, digits, options=dataclasses.replace(OPTIONS, version="rand"))
+
+
+def test_the_order_of_an_ensemble_on_made_up_attacks():
+    """Of 5 images the last is misclassified. Gradients break 0, search 1 and 2; gradients see 1 and 2 again, as `white_box` is what they leave."""
+    stages = Stage("before", Square(), "margin", 1), Stage("first", APGD(), "margin", 1), Stage("search", Square(), "margin", 1)
+    broken = {"before": [1], "first": [0, 1], "search": [2]}
+    labels, seen = np.zeros(5, int), []
+
+    def attempted(stage, restart, rank, left):
+        seen.append((stage.name, left.tolist()))
+        hit = np.isin(left, broken[stage.name])
+        return {"prediction": hit.astype(int), "useless": left == 3, "x_adv": np.where(hit, 1.0, 0.5)}
+
+    found = run_ensemble(stages, labels, unattacked(np.array([0, 0, 0, 0, 1]), labels, np.zeros(5)), attempted)
+    assert seen == [("before", [0, 1, 2, 3]), ("first", [0, 1, 2, 3]), ("search", [2, 3])]
+    assert found.predictions.tolist() == [1, 1, 1, 0, 1] and found.white_box.tolist() == [False, False, True, True, False]
+    assert found.useless.tolist() == [False, False, False, True, False] and found.x_adv.tolist() == [1, 1, 1, 0, 0]
+    assert {name: left.sum() for name, left in found.after.items()} == {"before": 3, "first": 2, "search": 1}
+    again = run_ensemble(stages, labels, found._replace(x_adv=None), lambda stage, *given: attempted(stage, *given))
+    assert again.x_adv is None and seen[3:] == [("before", [3]), ("first", [2, 3]), ("search", [3])]
+
+
+def test_counts_of_a_comparison_as_cells():
+    assert strongest.Compared(3, 0, 0.25).texts() == ["3", "0", "0.25"]
+    assert strongest.Compared(2.5, 1.0, None).texts() == ["2.5", "1.0", "-"]
 
 
 # --- across measures --------------------------------------------------------------------------------------------------------------------------

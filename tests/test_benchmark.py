@@ -256,3 +256,8 @@ def test_the_step_in_tensorflow_is_ours(small, random):
     step = tensorflow_peers.make_step(network, params, eps=0.05, step_size=0.02, steps=3, learning_rate=1e-3)
     losses = [float(step(x, labels)) for _ in range(30)]
     assert losses[-1] < 0.7 * losses[0]
+
+
+def test_steps_of_a_peer_are_repeated():
+    calls = iter(range(9))
+    assert training_groups.several_times(lambda: next(calls), 3) == 2 and next(calls) == 3

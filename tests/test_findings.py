@@ -34,17 +34,35 @@ def test_a_difference_is_said_where_it_is_one():
     good, bad, worst = (network(label, np.arange(6) < count) for label, count in (("good", 6), ("bad", 0), ("worst", 0)))
     (said,) = best_networks([bad, good])
     assert "good classifies 1.000 [0.610, 1.000] of 6 images correctly, more than the next, bad 0.000 [" in said and "(p 0.031)" in said
-    assert list(best_networks([bad, worst])) == list(best_networks([bad]))
-    assert list(best_networks([bad])) == ["At linf eps 0.1, under pgd (standard), no network classifies any of 6 images correctly."]
-    assert list(best_networks([good])) == [
-        "At linf eps 0.1, under pgd (standard), good classifies 1.000 [0.610, 1.000] of 6 images correctly."
-    ]
+    start = "At linf eps 0.1, under pgd (standard),"
+    assert list(best_networks([bad, worst])) == [f"{start} bad, worst classify none of 6 images correctly."]
+    assert list(best_networks([bad])) == [f"{start} bad classifies none of 6 images correctly."]
+    odd = network("adv, optimizer [sgd, {momentum: 0.9}]", np.arange(6) < 6)
+    assert list(best_networks([odd])) == [f"{start} {odd.label} classifies 1.000 [0.610, 1.000] of 6 images correctly."]
+
+
+def with_settings(entry, **settings):
+    return entry._replace(result=dataclasses.replace(entry.result, measures={"pgd": MeasureInfo(6, "", settings)}))
 
 
 def test_networks_that_were_attacked_otherwise_are_not_compared():
     good, bad = network("good", np.arange(6) < 6), network("bad", np.arange(6) < 0)
-    weaker = good._replace(result=dataclasses.replace(good.result, measures={"pgd": MeasureInfo(6, "", {"num_steps": 1})}))
-    assert len(list(best_networks([weaker, bad]))) == 2 and not any("next" in said for said in best_networks([weaker, bad]))
+    said = list(best_networks([with_settings(good, num_steps=1), bad]))
+    assert len(said) == 2 and all("next" not in each and "attacked otherwise" in each for each in said)
+    assert "more than the next, bad" in next(best_networks([with_settings(good, save_examples=True), bad]))
+
+
+def test_what_a_smaller_eps_broke_is_no_reason_to_lose():
+    """One network was attacked at a smaller eps, too, which counts at the larger one."""
+    right = np.arange(6) < 6
+    more = network("more", right)
+    arrays_of = {
+        **more.arrays,
+        "pgd/eps": np.array([0.0, 0.05, 0.1]),
+        "pgd/predictions_150_steps": more.arrays["pgd/predictions_150_steps"][[0, 1, 1]],
+    }
+    said = [each for each in best_networks([more._replace(arrays=arrays_of), network("less", right)]) if "eps 0.1" in each]
+    assert len(said) == 2 and all("next" not in each for each in said)
 
 
 def test_doubts_come_first():
@@ -53,7 +71,7 @@ def test_doubts_come_first():
         dataclasses.replace(r, settings={**r.settings, "without_gradient": 4} if r["eps"] else r.settings) for r in hidden.result.records
     ]
     first, *_ = findings([hidden._replace(result=dataclasses.replace(hidden.result, records=records))], [])
-    assert first.startswith("Not to be trusted: hidden, `standard`, eps 0.1: 4 of 6 images withstood attacks that had no gradient")
+    assert first.startswith("Not to be trusted: hidden (standard), pgd pgd, eps 0.1: 4 of 6 images withstood attacks that had no gradient")
     verdicts = [
         Record("", "diagnosis", 4, 0.0, None, {"item": item, "verdict": verdict}) for item, verdict in (("a", "fail"), ("b", "pass"))
     ]
@@ -120,6 +138,12 @@ def test_markers_of_a_curve_tell_their_values(tmp_path):
     names = re.findall(r'\bid="([^"]+)"', page)
     assert names and all(name.startswith("curve-") for name in names) and "xmlns" not in page and "http" not in page
     assert set(re.findall(r'href="#([^"]+)"', page)) <= set(names) and 'aria-labelledby="curve-caption"' in page
+
+
+def test_panels_share_the_name_of_their_vertical_axis(tmp_path):
+    curves = [figures.Curve("int", [0.0, 0.1], [1.0, 0.25], [None] * 2)]
+    figures.save(figures.curves_against_eps({"a": curves, "b": curves}, "accuracy", (0.0, 1.05), "network"), tmp_path / "curve.svg")
+    assert inlined(tmp_path / "curve.svg").count("\naccuracy: 0.250</title>") == 2
 
 
 def test_a_line_that_leaves_the_picture_tells_nothing(tmp_path):

@@ -100,7 +100,7 @@ def test_files_of_a_data_set_of_ones_own_do_not_collide(tmp_path):
 
 def test_two_figures_of_one_name_are_refused(tmp_path):
     made = [pages.Section(name, [], [], [figures.Picture(of, None, "")]) for name, of in (("a", "b_c"), ("a_b", "c"))]
-    with pytest.raises(UserError, match=r"two data sets have a figure a_b_c\.svg"):
+    with pytest.raises(UserError, match=r"two files a_b_c\.svg"):
         pages.write_report(made, [entry()], tmp_path / "report")
     assert not (tmp_path / "report").exists()
 

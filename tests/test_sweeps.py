@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import shlex
 import signal
@@ -264,3 +265,11 @@ def test_a_job_that_left_something_has_failed_and_jobs_of_other_calls_stay_known
     (ran,) = launchers.run_on_cluster([cell], tmp_path, {"slurm_partition": "gpu", "gpus_per_node": "1"})
     assert ran.failed == "it left something to be done"
     assert json.loads((tmp_path / "jobs.json").read_text()) == {"of another call": ["8"], cell.name: ["7", *cell.results_names()]}
+
+
+def test_a_command_whose_sweep_is_gone_already_does_not_begin():
+    command = launchers.ends_with_parent(["-c", "print('begun')"])
+    assert subprocess.run(command, capture_output=True, text=True).stdout == "begun\n"
+    gone = [str(2**22 - 7) if part == str(os.getpid()) else part for part in command]
+    done = subprocess.run(gone, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (128 + signal.SIGTERM, "")

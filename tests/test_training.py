@@ -280,19 +280,21 @@ def test_several_steps_in_a_dispatch_are_the_same_steps(finished, tmp_path):
 
 def test_short_steps_are_dispatched_together():
     config = base.load_config("digits:normal")
+    network, large = build_network(config), irob.create("wresnet", (32, 32, 3), 10)
     defense, attacked = (base.defense_of(base.load_config(f"digits:{method}")) for method in ("normal", "adv"))
     config.num_steps, config.checkpoint_every, config.log_every = 2_000, 1_000, 100
-    assert steps_at_once(config, defense) == 10 and steps_at_once(config, attacked) == 1
-    assert steps_at_once(config, defense, start=35) == 5  # the next multiple of every interval is met
+    assert steps_at_once(config, network, defense) == 10
+    assert steps_at_once(config, network, attacked) == steps_at_once(config, large, defense) == 1
+    assert steps_at_once(config, network, defense, start=35) == 5  # the next multiple of every interval is met
     config.num_steps = 2_004
-    assert steps_at_once(config, defense) == 2
+    assert steps_at_once(config, network, defense) == 2
     config.num_steps, config.steps_per_dispatch = 2_000, 4
-    assert steps_at_once(config, defense) == steps_at_once(config, attacked) == 4
+    assert steps_at_once(config, network, defense) == steps_at_once(config, large, attacked) == 4
 
 
 def test_of_a_method_without_an_attack_steps_together_are_the_same_steps(tmp_path):
     config = base.load_config("digits:normal,tiny")
-    assert steps_at_once(config, base.defense_of(config)) > 1
+    assert steps_at_once(config, build_network(config), base.defense_of(config)) > 1
     together = train(config, str(tmp_path / "together"))
     config.steps_per_dispatch = 1
     alone = train(config, str(tmp_path / "alone"))

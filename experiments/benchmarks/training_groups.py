@@ -55,12 +55,11 @@ def training_step_group(name: str, method: str, dtype: str = "float32") -> Group
     from irob.models import CAMNetwork
 
     of = (STEPS | LARGE_STEPS)[name]
-    config = step_config(of, method)
-    at_once = steps_at_once(config, base.defense_of(config))
+    network, config = of.model(), step_config(of, method)
+    at_once = steps_at_once(config, network, base.defense_of(config))
     steps = "training step" if at_once == 1 else f"{at_once} training steps"
     title = f"{steps}, {method}, {name.replace('_', ' ')}, batch {of.batch}, {of.attack_steps} attack steps"
     title += "" if dtype == "float32" else f", attacked in {dtype}"
-    network = of.model()
     cost = floors.training_step_cost(network, method, of.batch, of.attack_steps) if isinstance(network, CAMNetwork) else None
     arguments = (at_once, name, method, dtype, *batch_of(of))
     return Group(title, our_step(of, method, dtype), training_peers, arguments, cost and cost.times(at_once))
@@ -89,7 +88,7 @@ def our_step(of: Step, method: str, dtype: str = "float32") -> Callable[[], Any]
     images, labels = batch_of(of)
     plan = current_plan()
     defense = base.defense_of(config, chunk=plan.path_chunk)
-    step, at_once = make_step(config, network, defense, plan), steps_at_once(config, defense)
+    step, at_once = make_step(config, network, defense, plan), steps_at_once(config, network, defense)
     state, sums = devices.replicate(initial_state(config, network)), devices.replicate(zero_metrics())
     several = tuple(array[None].repeat(at_once, axis=0) for array in (images, labels))
     on_device = jax.block_until_ready(devices.pmap(lambda batch: batch)(devices.shard(several, axis=1)))

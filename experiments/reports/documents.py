@@ -141,13 +141,14 @@ def _source(files: Sequence[str], networks: Sequence[Mapping[str, Any]], kept: S
     meaning = brackets.get((bool(several), len(several) < len(networks)), "95% interval")
     distinct = lambda values: ", ".join(dict.fromkeys(str(value) for value in values))  # noqa: E731
     versions = [distinct(f"{name} {network['versions'].get(name)}" for network in networks) for name in ("irob", "jax")]
-    hours = sum(network["seconds"] or 0 for network in networks) / 3600
+    seconds = sum(network["seconds"] or 0 for network in networks)
+    took = f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
     parts = [
         f"n {' to '.join(f'{n:,}' for n in dict.fromkeys((counts[0], counts[-1])))}",
         f"seeds {distinct(seed for network in networks for seed in network['seeds'])}",
         f"in brackets {meaning}",
         distinct(f"{network['data']['name']} ({network['data'].get('from', '').split(' at ')[0]})" for network in networks),
-        f"measured in {hours:.1f} h on {distinct(network['device'] for network in networks)}",
+        f"measured in {took} on {distinct(network['device'] for network in networks)}",
         *versions,
         distinct(f"`experiments/results/{name}.json`" for name in files),
     ]

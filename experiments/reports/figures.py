@@ -203,13 +203,13 @@ def marked_values(figure: "Figure") -> Iterator[tuple[str, list[str]]]:
                 above = [] if label.startswith("_") else [label]  # matplotlib's own name of a line without one
                 points = np.asarray(line.get_xydata(), float)
                 drawn = points[np.isfinite(points).all(axis=1)]
-                names = axes.get_xlabel() or "x", axes.get_ylabel() or "y"
+                names = axes.get_xlabel() or "x", axes.get_ylabel() or figure.axes[0].get_ylabel() or "y"  # panels share the first one's
                 yield f"values_{i}_{j}", ["\n".join([*above, f"{names[0]}: {x:.4g}", f"{names[1]}: {y:.3f}"]) for x, y in drawn]
 
 
 SVG = "http://www.w3.org/2000/svg"
-for prefix, name in (("", SVG), ("xlink", "http://www.w3.org/1999/xlink")):
-    ElementTree.register_namespace(prefix, name)
+ElementTree.register_namespace("", SVG)
+ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
 
 
 def with_titles(svg: bytes, values: Mapping[str, Sequence[str]]) -> bytes:

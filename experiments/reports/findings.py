@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from experiments.reports.entries import Entry, by_label
-from experiments.reports.records import Record, hidden_gradients
+from experiments.reports.records import Record
 from experiments.reports.strongest import Family, compared, disagreements, families, masked_gradients
+from experiments.reports.tables import not_trusted
 
 SURE = 0.05  # largest p-value of a difference that is stated
 FEWEST = 10  # images that a mean of Kendall's tau is said of
@@ -23,15 +24,13 @@ def findings(entries: Sequence[Entry], over_seeds: Sequence[Entry]) -> list[str]
       entries: each seed for itself.
       over_seeds: the seeds of a training as one.
     """
-    return [*doubts(entries), *best_networks(entries), *bounds(over_seeds), *map_stability(over_seeds)]
+    return [*doubts(entries), *best_networks(entries), *bounds(entries), *map_stability(over_seeds)]
 
 
 def doubts(entries: Sequence[Entry]) -> Iterator[str]:
-    """Of each network: attacks without gradients, a failed diagnosis, masked gradients, the largest disagreement of two measures."""
+    """Attacks without gradients, failed diagnoses, masked gradients, and of each network the largest disagreement of two measures."""
     for entry in by_label(entries):
-        if hidden := [record for record in entry.records() if record.get("without_gradient", 0)]:
-            worst = max(hidden, key=lambda record: record["without_gradient"])
-            yield f"Not to be trusted: {entry.label}, `{entry.protocol}`, eps {worst.get('eps', 0.0):.4g}: {hidden_gradients(worst)}."
+        yield from not_trusted(entry)
         if failed := [record["item"] for record in entry.of("diagnose").records("diagnosis") if record["verdict"] == "fail"]:
             yield f"Not to be trusted: {entry.label} fails {', '.join(failed)} of the diagnosis."
     yield from masked_gradients(entries)
@@ -42,34 +41,38 @@ def doubts(entries: Sequence[Entry]) -> Iterator[str]:
 
 
 def best_networks(entries: Sequence[Entry]) -> Iterator[str]:
-    """At each eps the network with the highest of the lowest robust accuracies known, of those that were attacked alike on the same images."""
+    """At each eps the network with the highest of the lowest robust accuracies known, of those that were attacked alike, up to this eps, on the same
+    images.
+    """
     alike: dict[tuple[Any, ...], list[Family]] = {}
     for family in families(entries):
         first = family.members[0]
-        for eps in family.common:
-            alike.setdefault((first.norm, first.indices, eps, first.by[eps]), []).append(family)
-    for (norm, indices, eps, by), group in sorted(alike.items(), key=lambda item: item[0][2]):
-        measures = " and ".join(f"{measure} ({protocol})" for measure, protocol, _ in by)
+        for eps in first.correct:
+            attacks = tuple((radius, by) for radius, by in sorted(first.by.items()) if radius <= eps)
+            alike.setdefault((eps, first.norm, first.indices, attacks), []).append(family)
+    for (eps, norm, indices, attacks), group in sorted(alike.items(), key=lambda item: item[0][0]):
+        measures = " and ".join(dict.fromkeys(f"{measure} ({protocol})" for measure, protocol, _ in attacks[-1][1]))
+        apart = [other for other in alike if other[:2] == (eps, norm) and other != (eps, norm, indices, attacks)]
+        alone = "" if not apart else " (other networks were attacked otherwise, or on other images)"
         ranked = sorted(group, key=lambda family: -family.accuracy(eps)[0])
-        yield f"At {norm} eps {eps:.4g}, under {measures}, {_leading(ranked, len(indices), eps)}."
+        yield f"At {norm} eps {eps:.4g}, under {measures}, {_leading(ranked, len(indices), eps)}{alone}."
 
 
 def _leading(ranked: Sequence[Family], n: int, eps: float) -> str:
-    first, *others = [f"{family.label} {{}}{{:.3f}} [{{:.3f}}, {{:.3f}}]" for family in ranked[:2]]
+    names = [family.label for family in ranked]
+    values = ["{:.3f} [{:.3f}, {:.3f}]".format(*family.accuracy(eps)) for family in ranked]
     if ranked[0].accuracy(eps)[0] == 0.0:
-        return f"no network classifies any of {n} images correctly"
-    said = first.format("classifies ", *ranked[0].accuracy(eps)) + f" of {n} images correctly"
-    if not others:
-        return said
-    p_value = compared(ranked[0].robust(eps), ranked[1].robust(eps)).p_value
+        return f"{', '.join(names)} classif{'ies' if len(names) == 1 else 'y'} none of {n} images correctly"
+    said = f"{names[0]} classifies {values[0]} of {n} images correctly"
+    p_value = compared(ranked[0].robust(eps), ranked[1].robust(eps)).p_value if len(ranked) > 1 else None
     if p_value is None:
         return said
     how = "more than" if p_value <= SURE else "not distinguishable from"
-    return f"{said}, {how} the next, {others[0].format('', *ranked[1].accuracy(eps))} (p {p_value:.2g})"
+    return f"{said}, {how} the next, {names[1]} {values[1]} (p {p_value:.2g})"
 
 
 def bounds(entries: Sequence[Entry]) -> Iterator[str]:
-    """Whether the discrepancies stayed above Proposition 1's bound under the attacks of the measure `bound`."""
+    """Whether the discrepancies stayed above Proposition 1's bound under the attacks of the measure `bound`. entries: each seed for itself."""
     for entry in by_label(entries):
         worst: dict[str, tuple[float, int]] = {}
         for record in entry.of("bound").records("bound_holds"):
@@ -85,15 +88,16 @@ def bounds(entries: Sequence[Entry]) -> Iterator[str]:
 
 
 def map_stability(entries: Sequence[Entry]) -> Iterator[str]:
-    """How far the top-k attack changes maps while the prediction stays, at the largest eps that was measured of all networks."""
+    """How far the top-k attack changes maps while the prediction stays, at the largest eps that was measured of all networks measured alike."""
     alike: dict[str, dict[str, dict[float, Record]]] = {}
     for entry in by_label(entries):
+        settings = entry.result.measures["aai"].settings if "aai" in entry.result.measures else {}
         for record in entry.of("aai").records("kendall_tau", over="unchanged"):
-            if record.value is not None and record.n >= FEWEST and record["eps"] > 0:
-                how = [record["map"], record.get("norm"), entry.protocol, record.get("k"), record.get("steps"), record.get("restarts")]
-                alike.setdefault(json.dumps(how), {}).setdefault(entry.label, {})[record["eps"]] = record
+            if record.value is not None and record.n >= FEWEST and record["eps"] > 0 and record.get("norm"):
+                how = json.dumps([record["map"], record["norm"], entry.protocol, settings], sort_keys=True)
+                alike.setdefault(how, {}).setdefault(entry.label, {})[record["eps"]] = record
     for key, networks in alike.items():
-        name, norm, protocol, *_ = json.loads(key)
+        name, norm, protocol, _ = json.loads(key)
         if common := set.intersection(*(set(records) for records in networks.values())):
             eps = max(common)
             ranked = sorted((records[eps].value or 0.0, label) for label, records in networks.items())[::-1]

@@ -37,6 +37,10 @@ class Section(NamedTuple):
         """Its name in the addresses of the page."""
         return storage.slug(self.dataset)
 
+    def stem(self, table: Table) -> str:
+        """The name of the files of a table."""
+        return storage.slug(f"{self.dataset}_{table.name}")
+
     def file(self, picture: Picture, out: pathlib.Path) -> pathlib.Path:
         """The SVG file of a picture."""
         return out / "figures" / f"{storage.slug(f'{self.dataset}_{picture.name}')}.svg"
@@ -58,11 +62,12 @@ def write_report(sections: Sequence[Section], entries: Sequence[Entry], out: pat
 
 def _write(sections: Sequence[Section], entries: Sequence[Entry], out: pathlib.Path) -> None:
     files = [section.file(picture, out).name for section in sections for picture in section.pictures]
+    files += [f"{section.stem(table)}.csv" for section in sections for table in section.tables]
     twice = [name for name in dict.fromkeys(files) if files.count(name) > 1]
-    refuse(bool(twice), f"two data sets have a figure {', '.join(twice)}: report them one at a time")
+    refuse(bool(twice), f"the report would have two files {', '.join(twice)}: report these results one at a time")
     for section in sections:
         for table in section.tables:
-            stem = storage.slug(f"{section.dataset}_{table.name}")
+            stem = section.stem(table)
             storage.save_text(out / "tables" / f"{stem}.md", markdown(table))
             rows = [[cell.text for cell in row] for row in table.rows]
             storage.save_text(out / "tables" / f"{stem}.csv", comma_separated([table.header, *rows]))

@@ -17,6 +17,7 @@ from experiments.reports.tables import Cell, Table, cells
 from irob.metrics import mcnemar, paired_difference, robust_accuracy
 
 ATTACKED = ("pgd", "autoattack")  # measures whose records and arrays are of untargeted attacks on predictions
+KEPT = ("save_examples",)  # options that say what is kept, not what is done
 MASKED = 0.002  # by how much random search may lower robust accuracy below gradient attacks, before that is a sign of masked gradients
 
 
@@ -45,7 +46,8 @@ def under_attack(entries: Sequence[Entry]) -> Iterator[UnderAttack]:
             for i, eps in enumerate(found.arrays["eps"])
             if eps > 0
         }
-        settings = json.dumps(entry.result.measures[measure].settings, sort_keys=True)
+        made = entry.result.measures[measure].settings
+        settings = json.dumps({name: value for name, value in made.items() if name not in KEPT}, sort_keys=True)
         yield UnderAttack(entry, measure, settings, records[0]["norm"], tuple(found.arrays["indices"].tolist()), of_eps)
 
 
@@ -92,7 +94,7 @@ class Family(NamedTuple):
     @property
     def common(self) -> list[float]:
         """Every eps at which all of them were attacked."""
-        return sorted(set.intersection(*(set(member.correct) for member in self.members)))
+        return sorted(self.members[0].correct)
 
     def robust(self, eps: float) -> np.ndarray:
         """The proportion of seeds that are right on each image, `[n]`."""
@@ -200,7 +202,7 @@ def pairs_table(networks: Sequence[Family]) -> Table:
 
 
 class Compared(NamedTuple):
-    """only_first, only_second: how many images only one of two is right on. p_value: None where one image has no spread."""
+    """only_first, only_second: how many images only one of two is right on. p_value: None for a single image and several seeds."""
 
     only_first: float
     only_second: float

@@ -140,14 +140,17 @@ def coverage(entries: Sequence[Entry]) -> list[str]:
     several = any(record.get("seeds") for entry in entries for record in entry.records())
     notes = [SEVERAL] if several else []
     notes += [f"Measured under `paper` alone, which says little: {', '.join(alone)}."] if alone else []
-    for entry in entries:
-        hidden = [record for record in entry.records() if record.get("without_gradient", 0)]
-        if hidden:
-            worst = max(hidden, key=lambda record: record["without_gradient"])
-            notes.append(
-                f"Not to be trusted: {entry.label}, `{entry.protocol}`, eps {worst.get('eps', 0.0):.4g}: {hidden_gradients(worst)}."
-            )
-    return notes
+    return notes + [sentence for entry in entries for sentence in not_trusted(entry)]
+
+
+def not_trusted(entry: Entry) -> list[str]:
+    """A sentence on the worst record of an entry whose attacks had no gradient; none if they had."""
+    hidden = [record for record in entry.records() if record.get("without_gradient", 0)]
+    if not hidden:
+        return []
+    worst = max(hidden, key=lambda record: record["without_gradient"])
+    where = f"{worst.measure}{' ' + str(worst['attack']) if worst.get('attack') else ''}, eps {worst.get('eps', 0.0):.4g}"
+    return [f"Not to be trusted: {entry.label} ({entry.protocol}), {where}: {hidden_gradients(worst)}."]
 
 
 def sources_table(entries: Sequence[Entry]) -> Table:

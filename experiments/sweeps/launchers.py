@@ -79,7 +79,7 @@ os.execv(sys.executable, [sys.executable, *command])
 def ends_with_parent(arguments: Sequence[str]) -> list[str]:
     """The command line of `python arguments` to which Linux sends SIGTERM when its parent is gone, however that ended, so that it saves and leaves
     its workdir. The process asks for this itself before it becomes that command: code that runs between fork and exec is not safe beside JAX's
-    threads.
+    threads. It looks for modules where Python's own are (-I), not in the current directory.
     """
     return [sys.executable, *(("-I", "-c", TIE, str(os.getpid())) if os.name == "posix" else ()), *arguments]
 

@@ -79,7 +79,7 @@ def train(
                 print(f"{workdir} has all {config.num_steps} steps already{'' if start >= config.num_steps else early}", file=sys.stderr)
             return state
         with Log(directory, start, config, quiet) as log:
-            step, at_once = make_step(config, network, defense, current_plan()), steps_at_once(config, defense, start)
+            step, at_once = make_step(config, network, defense, current_plan()), steps_at_once(config, network, defense, start)
             batches = training_batches(split, config.batch_size, config.seed, start, at_once)
             device_state, sums = devices.replicate(state), devices.replicate(zero_metrics())
             for number in range(start + at_once, config.num_steps + 1, at_once):

@@ -116,12 +116,16 @@ def make_gradient(config: ml_collections.ConfigDict, network: Model, defense: De
     return lambda params, x, x_adv, labels, keys: of_batch(params, x, x_adv, labels, *([keys] if own else []))
 
 
-SHORT_STEPS = 10  # in a dispatch, where no attack makes a step longer than the dispatch
+SHORT_STEPS, SHORT_FLOATS = 10, 10**7  # a step that stores no more than these takes a few milliseconds, as long as its dispatch
 
 
-def steps_at_once(config: ml_collections.ConfigDict, defense: Defense, start: int = 0) -> int:
-    """Optimizer steps in one dispatch: what the config says, or else as many up to `SHORT_STEPS` as its intervals and the first step allow."""
-    wanted = config.steps_per_dispatch or (SHORT_STEPS if defense.inner is None else 1)
+def steps_at_once(config: ml_collections.ConfigDict, network: Model, defense: Defense, start: int = 0) -> int:
+    """Optimizer steps in one dispatch: the largest common divisor of what is wanted, of the intervals of the config and of the first step. Wanted is
+    what the config says, or else `SHORT_STEPS` where nothing is attacked and a step is short.
+    """
+    stored = config.batch_size * residual_floats(network, defense, find(EXPLAINERS, config.map, "map").gradients)
+    short = defense.inner is None and stored <= SHORT_FLOATS
+    wanted = config.steps_per_dispatch or (SHORT_STEPS if short else 1)
     return math.gcd(wanted, start, config.num_steps, config.checkpoint_every, config.log_every)
 
 
