@@ -75,7 +75,7 @@ def test_doubts_come_first():
     verdicts = [
         Record("", "diagnosis", 4, 0.0, None, {"item": item, "verdict": verdict}) for item, verdict in (("a", "fail"), ("b", "pass"))
     ]
-    assert list(doubts([of_measure("int", "diagnose", verdicts)])) == ["Not to be trusted: int fails a of the diagnosis."]
+    assert list(doubts([of_measure("int", "diagnose", verdicts)], [])) == ["Not to be trusted: int fails a of the diagnosis."]
 
 
 def of_measure(label, measure, records):
@@ -85,6 +85,24 @@ def of_measure(label, measure, records):
         records=[dataclasses.replace(record, measure=measure) for record in records],
     )
     return Entry(label, made, {})
+
+
+def test_masked_gradients_are_said_once_for_all_seeds(entries):  # noqa: F811
+    masked = [
+        entry._replace(
+            result=dataclasses.replace(
+                entry.result,
+                records=[
+                    dataclasses.replace(r, settings={**r.settings, "white_box": 1.0} if r["eps"] else r.settings)
+                    for r in entry.result.records
+                ],
+            )
+        )
+        for entry in entries
+    ]
+    said = [sentence for sentence in findings(masked, over_seeds(masked)) if "random search" in sentence]
+    assert [sentence.split(":")[0] for sentence in said] == ["adv", "int (2 seeds)"]
+    assert "takes 58.3 points at linf eps 0.1" in said[1]
 
 
 def held(classes, right):

@@ -24,16 +24,16 @@ def findings(entries: Sequence[Entry], over_seeds: Sequence[Entry]) -> list[str]
       entries: each seed for itself.
       over_seeds: the seeds of a training as one.
     """
-    return [*doubts(entries), *best_networks(entries), *bounds(entries), *map_stability(over_seeds)]
+    return [*doubts(entries, over_seeds), *best_networks(entries), *bounds(entries), *map_stability(over_seeds)]
 
 
-def doubts(entries: Sequence[Entry]) -> Iterator[str]:
+def doubts(entries: Sequence[Entry], over_seeds: Sequence[Entry]) -> Iterator[str]:
     """Attacks without gradients, failed diagnoses, masked gradients, and of each network the largest disagreement of two measures."""
     for entry in by_label(entries):
         yield from not_trusted(entry)
         if failed := [record["item"] for record in entry.of("diagnose").records("diagnosis") if record["verdict"] == "fail"]:
             yield f"Not to be trusted: {entry.label} fails {', '.join(failed)} of the diagnosis."
-    yield from masked_gradients(entries)
+    yield from masked_gradients(over_seeds)
     largest: dict[str, tuple[float, str]] = {}
     for label, gap, sentence in disagreements(entries):
         largest[label] = max(largest.get(label, (0.0, "")), (gap, sentence))
