@@ -125,8 +125,9 @@ class LInf(NamedTuple):
 
     @staticmethod
     def length(difference: Point) -> Scalar:
-        """`max_i |d_i|`; NaN where one is. (XLA on CPU has -inf for the maximum of |NaN| in some batches.)"""
-        return jnp.where(jnp.any(jnp.isnan(difference)), jnp.nan, jnp.linalg.norm(difference.reshape(-1), jnp.inf))
+        """`max_i |d_i|`; NaN where one is. (XLA on CPU has -inf for the maximum of NaN in some batches.)"""
+        largest = jnp.maximum(jnp.max(difference), -jnp.min(difference))  # on CPU six times as fast as the maximum of |d|
+        return jnp.where(jnp.any(jnp.isnan(difference)), jnp.nan, largest)
 
     @staticmethod
     def diameter(shape: Sequence[int]) -> float:
