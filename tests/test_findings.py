@@ -71,7 +71,7 @@ def test_doubts_come_first():
         dataclasses.replace(r, settings={**r.settings, "without_gradient": 4} if r["eps"] else r.settings) for r in hidden.result.records
     ]
     first, *_ = findings([hidden._replace(result=dataclasses.replace(hidden.result, records=records))], [])
-    assert first.startswith("Not to be trusted: hidden (standard), pgd pgd, eps 0.1: 4 of 6 images withstood attacks that had no gradient")
+    assert first.startswith("Not to be trusted: hidden (standard), pgd, eps 0.1: 4 of 6 images withstood attacks that had no gradient")
     verdicts = [
         Record("", "diagnosis", 4, 0.0, None, {"item": item, "verdict": verdict}) for item, verdict in (("a", "fail"), ("b", "pass"))
     ]

@@ -57,7 +57,7 @@ FIELDS: dict[str, Field] = {
     "num_steps": Field(110_000, integer(1), "optimizer steps"),
     "batch_size": Field(50, integer(1), "over all devices"),
     "steps_per_dispatch": Field(
-        0, integer(0), "in one call; 0: up to ten of a small network without an attack, otherwise one", decides=False
+        0, integer(0), "optimizer steps in one call; 0: up to ten of a small network without an attack, else one", decides=False
     ),
     "optimizer": Field(
         ("adam", {}),

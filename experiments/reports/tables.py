@@ -149,7 +149,8 @@ def not_trusted(entry: Entry) -> list[str]:
     if not hidden:
         return []
     worst = max(hidden, key=lambda record: record["without_gradient"])
-    where = f"{worst.measure}{' ' + str(worst['attack']) if worst.get('attack') else ''}, eps {worst.get('eps', 0.0):.4g}"
+    what = " ".join(dict.fromkeys([worst.measure, str(worst.get("attack") or worst.measure)]))
+    where = f"{what}, eps {worst.get('eps', 0.0):.4g}"
     return [f"Not to be trusted: {entry.label} ({entry.protocol}), {where}: {hidden_gradients(worst)}."]
 
 
