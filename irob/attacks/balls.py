@@ -125,7 +125,7 @@ class LInf(NamedTuple):
 
     @staticmethod
     def length(difference: Point) -> Scalar:
-        """`max_i |d_i|`; NaN where one is. (XLA on CPU has -inf for the maximum of NaN in some batches.)"""
+        """`max_i |d_i|`; NaN where one is, which XLA's maxima on CPU do not ensure."""
         largest = jnp.maximum(jnp.max(difference), -jnp.min(difference))  # on CPU six times as fast as the maximum of |d|
         return jnp.where(jnp.any(jnp.isnan(difference)), jnp.nan, largest)
 
