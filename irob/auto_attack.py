@@ -109,7 +109,7 @@ def autoattack(
     version: str = "standard",
     stages: tuple[Stage, ...] | None = None,
     key: PRNGKey | int = 0,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     progress: Progress = iter,
 ) -> AutoAttacked:
     """Robust accuracy under AutoAttack: each attack takes the images that are still classified correctly, and one that any attack breaks is broken.

@@ -18,6 +18,7 @@ import numpy as np
 from flax import nnx
 
 from irob.attacks import ATTACKS, Attack, Ball
+from irob.convolutions import images_at_a_time
 from irob.losses import LOSSES, cross_entropy, margin_loss
 from irob.metrics import Proportion, robust_accuracy
 from irob.models import BoundModel
@@ -71,7 +72,7 @@ def attack(
     loss: str | Loss = "margin",
     num_steps: int = 150,
     restarts: int = 1,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     progress: Progress = iter,
 ) -> np.ndarray:
     """Attacked images, in the ball around each image and in [0, 1].
@@ -90,7 +91,7 @@ def attack(
       method: a key of `attacks.ATTACKS`, or one's own.
       loss: a key of `losses.LOSSES`, or `(logits, label) -> scalar`, that is ascended.
       num_steps, restarts: steps of each restart, and how many restarts.
-      batch_size: images at a time.
+      batch_size: images at a time; None: as many as are fast, 32 a core on CPU (they fit its caches), otherwise 256.
       progress: wraps the batches, such as `tqdm.tqdm`.
 
     Returns:
@@ -145,7 +146,7 @@ def evaluate(
     losses: str | Loss | tuple[str | Loss, ...] = ("margin", "cross_entropy"),
     num_steps: int = 150,
     restarts: int = 5,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     progress: Progress = iter,
 ) -> Evaluated:
     """Clean and robust accuracy: the worst case over losses and restarts. What is broken, or wrong without an attack, is not attacked again.
@@ -192,7 +193,7 @@ def evaluate(
     return Evaluated(robust_accuracy(clean == first.labels), robust_accuracy(robust), predictions, x_adv, useless)
 
 
-def check(model: Classifier, images: Array, labels: Array, *, batch_size: int = 256) -> Checked:
+def check(model: Classifier, images: Array, labels: Array, *, batch_size: int | None = None) -> Checked:
     """Whether a classifier is what attacks take: one image in, finite logits out, the same ones twice, with finite gradients.
 
     Args:
@@ -240,13 +241,14 @@ class BatchRun:
         method: str | Attack,
         loss: str | Loss,
         num_steps: int,
-        batch_size: int,
+        batch_size: int | None,
         progress: Progress,
     ):
         if isinstance(model, nnx.Module):
             raise ValueError("an nnx module may change after it is compiled: give irob.bind(irob.models.from_nnx(module, ...), params)")
         bound: tuple[Any, Params] = (model.network, model.params) if isinstance(model, BoundModel) else (model, ())
         self.function, self.params = bound
+        batch_size = images_at_a_time() if batch_size is None else batch_size
         for name, count in (("num_steps", num_steps), ("batch_size", batch_size)):
             checked_count(name, count)
         self.images, self.num_classes = checked_images(self.function, self.params, images)
@@ -293,11 +295,8 @@ class BatchRun:
         for i in self.progress(range(0, len(arrays[0]), whole)):
             batch = [array[i : i + whole] for array in arrays]
             count = len(batch[0])
-            padded = [
-                np.concatenate([part, np.repeat(part[-1:], whole - count, axis=0)]).reshape(devices, size, *part.shape[1:])
-                for part in batch
-            ]
-            out = compiled(self.params, shared, *padded)
+            padded = [np.concatenate([part, np.repeat(part[-1:], whole - count, axis=0)]) for part in batch]
+            out = compiled(self.params, shared, *(part.reshape(devices, size, *part.shape[1:]) for part in padded))
             results.append({name: np.asarray(part).reshape(whole, *part.shape[2:])[:count] for name, part in out.items()})
         return {name: np.concatenate([result[name] for result in results]) for name in results[0]}
 

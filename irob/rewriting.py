@@ -5,8 +5,8 @@ feature map off linearly (bias, head, spatial mean) is folded into the convoluti
 
     conv(h, K) + b, times W   =   conv(h, K W) + b W           sum over positions of it   =   <h, V> + b',  V fixed by the kernel
 
-With `SOFTPLUS` every `jax.nn.relu` becomes a softplus: it has the second derivatives that attacks on gradients need. (A bare `max(x, 0)` stays: it
-may keep a variance positive.)
+With `{"relu": softplus(beta)}` every `jax.nn.relu` becomes a softplus: it has the second derivatives that attacks on gradients need. (A bare
+`max(x, 0)` stays: it may keep a variance positive.)
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ def prepared(function: Callable[[Any, Array], Any], params: Any, x: Any, rules: 
       function: `(params, x) -> tree of arrays`, traceable.
       params: a tree of arrays.
       x: an array, or its shape and type.
-      rules: activation -> what is computed instead; `SOFTPLUS`, or none.
+      rules: activation -> what is computed instead; `{"relu": softplus(1.0)}`, or none.
 
     Returns:
       A function of x. Make it outside of loops.
 
-    >>> affine = prepared(lambda w, x: jnp.tanh(w) * jax.nn.relu(x), jnp.ones(2), jnp.ones(2), SOFTPLUS)
+    >>> affine = prepared(lambda w, x: jnp.tanh(w) * jax.nn.relu(x), jnp.ones(2), jnp.ones(2), {"relu": softplus(1.0)})
     >>> bool(jnp.allclose(affine(jnp.zeros(2)), jnp.tanh(1.0) * jnp.log(2.0)))
     True
     """
@@ -304,4 +304,18 @@ def is_relu(operation: Any) -> bool:
     return any(isinstance(v, core.Literal) and v.val == 0 for v in inside[0].invars)
 
 
-SOFTPLUS: dict[str, Rule] = {"relu": jax.nn.softplus}  # log(1 + exp(x))
+def softplus(beta: float) -> Rule:
+    """`log(1 + exp(beta x)) / beta`, at most log(2) / beta above max(x, 0); its second derivative is at most beta / 4.
+
+    Raises:
+      ValueError: unless beta > 0.
+
+    References:
+      Dombrowski et al. 2019, https://arxiv.org/abs/1906.07983, sec. 3.
+
+    >>> round(float(softplus(10.0)(jnp.zeros(()))), 4)
+    0.0693
+    """
+    if not beta > 0.0:
+        raise ValueError(f"beta of a softplus must be positive, got {beta}")
+    return lambda x: jax.nn.softplus(beta * x) / beta

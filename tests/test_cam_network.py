@@ -5,6 +5,7 @@ import pytest
 
 import irob
 from irob import convolutions
+from irob.maps import Smoother
 from irob.models import CAMNetwork, Conv, MaxPool
 
 COUNTS = [
@@ -173,11 +174,12 @@ def test_layer_shapes_are_those_of_the_layers(small):
     assert irob.create("pool", (28, 28, 1), 10).layer_shapes() == [(28, 28, 32), (14, 14, 32), (14, 14, 64), (7, 7, 64)]
 
 
-def test_softplus_against_numpy(random):
-    network = CAMNetwork((Conv(3, 1), Conv(2, 1)), (4, 4, 1), 2, activation="softplus")
+@pytest.mark.parametrize("beta", [1.0, 5.0])
+def test_softplus_against_numpy(beta, random):
+    network = Smoother(CAMNetwork((Conv(3, 1), Conv(2, 1)), (4, 4, 1), 2), beta).smooth()
     params, x = network.initial_params(3), random.uniform(size=(4, 4, 1)).astype(np.float32)
     first = x @ params["conv_0"]["kernel"][0, 0]
-    features = np.log1p(np.exp(first)) @ params["conv_1"]["kernel"][0, 0]
+    features = np.log1p(np.exp(beta * first)) / beta @ params["conv_1"]["kernel"][0, 0]
     for found in (network.explain(params, x), network.frozen(params)(x), network.apply({"params": params}, x)):
         np.testing.assert_allclose(found.maps, features @ params["head"]["kernel"], atol=1e-5)
         np.testing.assert_allclose(found.logits, np.mean(features @ params["head"]["kernel"], axis=(0, 1)), atol=1e-5)

@@ -1,5 +1,6 @@
 """Attacks on maps: damages and demands by hand, optima in closed form, and the measure against its parts."""
 
+import dataclasses
 import functools
 
 import jax
@@ -79,7 +80,7 @@ def test_each_attack_by_name_does_its_damage(name, trained, digits):
     )
     row = MAP_ATTACKS[name]
     other = explain((digits.images[1] / np.float32(255)).astype(np.float32)).maps
-    damage, must, ball = row.damage(Given(explain(x).maps, other, 8)), row.must(label), LInf(0.2)
+    damage, must, ball = row.damage(Given(explain(x).maps, other, 8)), keeps(label), LInf(0.2)
     found = jax.jit(
         lambda: map_attack(
             explain, damage, functools.partial(irob.attacks.PGD(), ball=ball, x=x, key=jax.random.key(0), num_steps=60), must
@@ -113,6 +114,58 @@ def test_the_measure_agrees_with_scipy(measured):
     assert record.value == pytest.approx(measured.arrays["cam/away/eps 0.1/spearman"].mean(), abs=1e-6)
     assert {r["versus"] for r in measured.records if r.get("attack") == "manipulation" and r.metric != "fulfilled"} == {"copied"}
     np.testing.assert_array_equal(measured.arrays["cam/copied"][0], measured.arrays["cam/clean"][1])
+
+
+def test_joint_shows_the_clean_map_for_another_class(measured, trained, digits):
+    """What is compared is the map of the class that is predicted now, the one with the second largest logit of x."""
+    network, params = trained.network, trained.params
+    near = map_attacks.run(Evaluation(trained, digits, (0.001,), 6), dataclasses.replace(OPTIONS, map_attacks=("joint",)))
+    assert measured.arrays["cam/joint/eps 0.1/fulfilled"].any() and not near.arrays["cam/joint/eps 0.001/fulfilled"].any()
+    for i in range(map_attacks.SHOWN):
+        found = network.explain(params, (digits.images[i] / np.float32(255)).astype(np.float32))
+        first, second = np.argsort(-np.asarray(found.logits))[:2]
+        assert measured.arrays["cam/joint/eps 0.1/shown"][i] == second and measured.arrays["cam/away/eps 0.1/shown"][i] == first
+        np.testing.assert_allclose(measured.arrays["cam/clean"][i][..., 0], found.maps[..., first], atol=1e-4)
+        # Where the target is not reached x itself is shown, by the map of the target.
+        np.testing.assert_allclose(near.arrays["cam/joint/eps 0.001/maps"][i][..., 0], found.maps[..., second], atol=1e-4)
+    rows = [r for r in measured.records if r.get("attack") == "joint"]
+    assert {r["versus"] for r in rows if r.metric != "fulfilled"} == {"clean"}
+
+
+def test_the_score_may_be_of_another_map_than_what_is_ascended():
+    """The damage of the last iterate is the largest, the score that of the judge, which peaks on the way."""
+    x = jnp.full((1, 1, 2), 0.5)
+    judged = lambda z: -jnp.abs(z[0, 0, 0] - 0.62)
+    found = map_attack(channels, lambda maps: maps[0, 0, 0], climb(x, 0.3), None, judged)
+    assert float(found.x_adv[0, 0, 0]) == pytest.approx(0.62, abs=0.02)
+    np.testing.assert_allclose(found.score, judged(found.x_adv))
+
+
+class OneSoftplus:
+    """A network whose softplus form has no beta."""
+
+    def __init__(self, network):
+        self.network = network
+
+    def __getattr__(self, name):
+        return getattr(self.network, name)
+
+    def smooth(self):
+        return self.network.smooth()
+
+
+def test_what_cannot_be_attacked_is_refused_before(trained, digits):
+    with pytest.raises(UserError, match="manipulation copies the map of the next image"):
+        map_attacks.check(Evaluation(trained, digits, (0.1,)), dataclasses.replace(OPTIONS, images=First(1)))
+    evaluation = Evaluation(trained._replace(network=OneSoftplus(trained.network)), digits, (0.1,))
+    map_attacks.check(evaluation, OPTIONS)  # class activation maps need none
+    with pytest.raises(UserError, match=r"needs network\.smooth\(beta\)"):
+        map_attacks.check(evaluation, dataclasses.replace(OPTIONS, map=("saliency",)))
+
+
+def test_maps_too_small_for_the_windows_of_ssim():
+    a, b = np.random.default_rng(0).uniform(size=(2, 5, 4)).astype(np.float32)
+    assert np.isnan(map_attacks.structure(a[:2, :2], b[:2, :2])) and map_attacks.structure(a[:4, :4], a[:4, :4]) == pytest.approx(1.0)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from irob import convolutions
-from irob.rewriting import SOFTPLUS, output_shapes, prepared
+from irob.rewriting import output_shapes, prepared, softplus
 
 CUBE = {"relu": lambda x: x**3}
 
@@ -119,7 +119,7 @@ def test_convolutions_in_loops_checkpoints_and_conditions_are_fast_too(function,
     for sign in (1, -1):
         gradients = [jax.jit(jax.grad(loss(f), (0, 1)))(KERNELS, sign * x) for f in (fast, function)]
         assert_close(*gradients)
-    smooth = prepared(function, KERNELS, x, SOFTPLUS)(x)
+    smooth = prepared(function, KERNELS, x, {"relu": softplus(1.0)})(x)
     expected = jax.tree.map(lambda part: part, function(KERNELS, x))
     assert any(np.abs(a - b).max() > 1e-3 for a, b in zip(jax.tree.leaves(smooth), jax.tree.leaves(expected), strict=True))
 
@@ -167,8 +167,10 @@ def test_softplus_for_every_relu_and_nothing_else():
     x = jnp.linspace(-2.0, 2.0, 9)
     function = lambda p, x: jax.nn.relu(x) + jnp.maximum(x, 0.0) + jax.nn.relu6(x) + jax.nn.softplus(x) + jax.nn.logsumexp(x)
     expected = 2 * jax.nn.softplus(x) + jnp.maximum(x, 0.0) + jax.nn.relu6(x) + jax.nn.logsumexp(x)
-    np.testing.assert_allclose(prepared(function, (), x, SOFTPLUS)(x), expected, rtol=1e-6)
-    smooth = prepared(lambda p, x: jax.nn.relu(x), (), 0.0, SOFTPLUS)
+    np.testing.assert_allclose(prepared(function, (), x, {"relu": softplus(1.0)})(x), expected, rtol=1e-6)
+    with pytest.raises(ValueError, match="beta of a softplus must be positive"):
+        softplus(0.0)
+    smooth = prepared(lambda p, x: jax.nn.relu(x), (), 0.0, {"relu": softplus(1.0)})
     p = 1 / (1 + np.exp(-np.asarray(x)))
     np.testing.assert_allclose(jax.vmap(jax.grad(jax.grad(smooth)))(x), p * (1 - p), rtol=1e-5)
 

@@ -27,6 +27,10 @@ class GradientCounts(NamedTuple):
         finite = jnp.all(jnp.isfinite(gradient))
         return GradientCounts(self.taken + 1, self.zero + (finite & jnp.all(gradient == 0.0)), self.nonfinite + ~finite)
 
+    def plus(self, other: GradientCounts) -> GradientCounts:
+        """The counts of two attacks together."""
+        return GradientCounts(*(a + b for a, b in zip(self, other, strict=True)))
+
     def useless(self) -> Any:
         """Whether gradients were taken and none of them was of use, so that the failure of an attack says nothing about the network."""
         return jnp.asarray((self.taken > 0) & (self.zero + self.nonfinite >= self.taken))
@@ -79,6 +83,11 @@ def linearized(
     """An objective at a point, by one forward and one backward pass; the counts with its gradient."""
     (value, score), gradient = jax.value_and_grad(objective, has_aux=True)(x_adv)
     return Linearization(value, score, jnp.where(jnp.isfinite(gradient), gradient, 0.0)), counts.with_one(gradient)
+
+
+def selected(condition: Any, these: Any, those: Any) -> Any:
+    """One of two trees of arrays, leaf by leaf, by a scalar condition that may be traced."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), these, those)
 
 
 def no_gradients() -> GradientCounts:

@@ -9,7 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from irob.attacks.attack import AttackResult, GradientCounts, Linearization, ScoredObjective, first_iterate, linearized, no_gradients, said
+from irob.attacks.attack import (
+    AttackResult,
+    Linearization,
+    ScoredObjective,
+    first_iterate,
+    linearized,
+    no_gradients,
+    said,
+    selected,
+)
 from irob.attacks.balls import L1, Ball
 from irob.types import Array, Point, PRNGKey, Scalar
 
@@ -48,7 +57,7 @@ class Visit(NamedTuple):
 
     def or_best(self, back: Array) -> tuple[Point, Point]:
         """The point to go on from, and its gradient: the best one's where `back`."""
-        return _where(back, (self.best_point, self.best.gradient), (self.x_adv, self.here.gradient))
+        return selected(back, (self.best_point, self.best.gradient), (self.x_adv, self.here.gradient))
 
 
 def _ascended(
@@ -60,10 +69,10 @@ def _ascended(
         x_adv, best_point, best, found, memory = state
         here, counts = linearized(objective, x_adv, found.gradients)
         higher = here.score > found.score
-        kept_point, kept_score = _where(higher, (x_adv, here.score), (found.x_adv, found.score))
+        kept_point, kept_score = selected(higher, (x_adv, here.score), (found.x_adv, found.score))
         found = AttackResult(kept_point, kept_score, counts)
         larger = (here.value > best.value) | ~jnp.isfinite(best.value)
-        best_point, best = _where(larger, (x_adv, here), (best_point, best))
+        best_point, best = selected(larger, (x_adv, here), (best_point, best))
         following, memory = move(memory, Visit(*at, x_adv, here, best_point, best))
         return (following, best_point, best, found, memory), None
 
@@ -71,10 +80,6 @@ def _ascended(
     state = first, first, Linearization(low, low, jnp.zeros_like(first)), AttackResult(first, low, no_gradients()), memory
     (_, _, _, found, _), _ = jax.lax.scan(visit, state, (jnp.arange(len(windows)), jnp.asarray(windows)))
     return jax.lax.stop_gradient(found)
-
-
-def _where(condition: Array, these: Any, those: Any) -> Any:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), these, those)
 
 
 class Steps(NamedTuple):
@@ -204,7 +209,7 @@ class SparseAPGD(NamedTuple):
             last = number == len(self.stages)
             steps = max(int(part * num_steps), 1)
             result = self._stage(objective if last else of_largest_value, larger, x, first, steps, given=point is not None)
-            point, counts = result.x_adv, GradientCounts(*(a + b for a, b in zip(counts, result.gradients, strict=True)))
+            point, counts = result.x_adv, counts.plus(result.gradients)
         assert result is not None
         return said(result._replace(gradients=counts))
 

@@ -301,12 +301,15 @@ def _water_filled(weight: Point, gain: Point, room: Point, needed: Scalar) -> Po
 
     The sum is concave and piecewise linear in the level, so Newton's method from 0 rises to the solution and arrives in finitely many rounds.
     """
+    shape = room.shape
+    weight, gain, room = (part.reshape(-1) for part in (weight, gain, room))
 
     def next_level(level: Any) -> Any:
         stopped = level * weight >= room
-        left = needed - jnp.sum(jnp.where(stopped, gain * room, 0.0))
-        slope = jnp.sum(jnp.where(stopped, 0.0, gain * weight))
-        return jnp.where(slope > 0.0, left / jnp.where(slope > 0.0, slope, 1.0), level)
+        both = jnp.stack([jnp.where(stopped, room, 0.0), jnp.where(stopped, 0.0, weight)])
+        # One product: on CPU it takes a third of the time of two sums.
+        got, slope = jnp.matmul(both, gain, precision=jax.lax.Precision.HIGHEST)
+        return jnp.where(slope > 0.0, (needed - got) / jnp.where(slope > 0.0, slope, 1.0), level)
 
     def rises(levels: Any) -> Any:
         return levels[1] > levels[0]
@@ -314,7 +317,7 @@ def _water_filled(weight: Point, gain: Point, room: Point, needed: Scalar) -> Po
     start = jnp.full((), -1.0, room.dtype), jnp.zeros((), room.dtype)
     _, level = jax.lax.while_loop(rises, lambda levels: (levels[1], next_level(levels[1])), start)
     feasible = jnp.sum(gain * room) > needed
-    return jnp.where(feasible, jnp.minimum(level * weight, room), jnp.where(gain > 0.0, room, 0.0))
+    return jnp.where(feasible, jnp.minimum(level * weight, room), jnp.where(gain > 0.0, room, 0.0)).reshape(shape)
 
 
 BALLS: dict[str, type[Any]] = {"linf": LInf, "l2": L2, "l1": L1}  # each a `NormBall`

@@ -6,7 +6,7 @@
     away(maps)                   moves the map                                   leaves(label)    it is another class
     mass_center(maps)            moves its center of mass                        reaches(target)  it is the target
     region(mask)                 brings mass into a region
-    copying(maps)                makes it another map, or keeps it: with `leaves`, an attack that hides
+    copying(maps)                makes it another map; the map of the target a copy of the clean one: an attack that hides
 
 `map_attack` ascends the damage where the demand is fulfilled, and the demand where it is not.
 """
@@ -28,7 +28,9 @@ Damage = Callable[[Maps], Scalar]
 Demand = Callable[[Logits], Scalar]
 
 
-def map_attack(explain: Explain, damage: Damage, ascend: Ascent, must: Demand | None = None) -> AttackResult:
+def map_attack(
+    explain: Explain, damage: Damage, ascend: Ascent, must: Demand | None = None, judged: Callable[[Image], Scalar] | None = None
+) -> AttackResult:
     """Ascends the damage of the maps among the points where a demand on the logits is fulfilled:
 
         ascend over x'    damage(M(x')) where must(f(x')) < 0,    otherwise -must(f(x'))
@@ -38,13 +40,14 @@ def map_attack(explain: Explain, damage: Damage, ascend: Ascent, must: Demand | 
       damage: of the maps of x'; larger = better for the attacker.
       ascend: an attack with everything but the objective filled in, such as a partial `best_of_pgd`.
       must: of the logits of x'; None demands nothing.
+      judged: of x', what is the score instead of the damage, such as the damage of the network's own map where another network's is ascended.
 
     Returns:
       What the attack found; its score is the damage, or -inf where no point fulfills the demand.
 
     References:
       Ghorbani et al. 2019, https://arxiv.org/abs/1710.10547; Dombrowski et al. 2019, https://arxiv.org/abs/1906.07983 (who weigh both terms);
-      Zhang et al. 2020, https://arxiv.org/abs/1812.00891 (`leaves` or `reaches`, and `copying` the clean map).
+      Zhang et al. 2020, https://arxiv.org/abs/1812.00891 (`reaches` a target, whose map is `copying` the clean one).
 
     >>> import functools
     >>> from irob.attacks.balls import LInf
@@ -61,11 +64,12 @@ def map_attack(explain: Explain, damage: Damage, ascend: Ascent, must: Demand | 
     def objective(x_adv: Image) -> tuple[Scalar, Scalar]:
         attacked = explain(x_adv)
         done = damage(attacked.maps)
+        score = done if judged is None else judged(x_adv)
         if must is None:
-            return done, done
+            return done, score
         short = must(attacked.logits)
         fulfilled = short < 0.0
-        return jnp.where(fulfilled, done, -short), jnp.where(fulfilled, done, -jnp.inf)
+        return jnp.where(fulfilled, done, -short), jnp.where(fulfilled, score, -jnp.inf)
 
     return ascend(objective)
 
@@ -201,7 +205,10 @@ def top_k_map_attack(explain: Explain, x: Image, label: Label, k: int, ascend: A
 
 
 class Given(NamedTuple):
-    """What the rows of `MAP_ATTACKS` use. maps: the clean map of one class `[h, w, 1]`. other: a map to copy, likewise. k: of `top_k_mass`."""
+    """What the rows of `MAP_ATTACKS` use.
+
+    maps: the clean map of the predicted class `[h, w, 1]`. other: a map to copy, likewise. k: of `top_k_mass`.
+    """
 
     maps: Maps
     other: Maps
@@ -209,20 +216,24 @@ class Given(NamedTuple):
 
 
 class MapAttack(NamedTuple):
-    """damage: what is given -> `Damage`. must: the class of x -> `Demand`. to_other: whether success is likeness to `other`, not unlikeness to x."""
+    """An attack on the map of the class that x' must be predicted as: what a user is shown.
+
+    damage: what is given -> `Damage`. to_other: whether success is likeness to `other`, not unlikeness to the clean map.
+    of_target: whether that class is a target, other than the class of x.
+    """
 
     damage: Callable[[Given], Damage]
-    must: Callable[[Label], Demand]
     to_other: bool = False
+    of_target: bool = False
 
 
 MAP_ATTACKS: dict[str, MapAttack] = {
-    "top_k": MapAttack(lambda given: top_k_mass(given.maps, 0, given.k), keeps),
-    "away": MapAttack(lambda given: away(given.maps), keeps),
-    "mass_center": MapAttack(lambda given: mass_center(given.maps), keeps),
-    "region": MapAttack(lambda given: region(emptiest_quarter(given.maps)), keeps),
-    "manipulation": MapAttack(lambda given: copying(given.other), keeps, to_other=True),
-    "joint": MapAttack(lambda given: copying(given.maps), leaves),
+    "top_k": MapAttack(lambda given: top_k_mass(given.maps, 0, given.k)),
+    "away": MapAttack(lambda given: away(given.maps)),
+    "mass_center": MapAttack(lambda given: mass_center(given.maps)),
+    "region": MapAttack(lambda given: region(emptiest_quarter(given.maps))),
+    "manipulation": MapAttack(lambda given: copying(given.other), to_other=True),
+    "joint": MapAttack(lambda given: copying(given.maps), of_target=True),
 }
 
 

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from irob.attacks.attack import AttackResult, GradientCounts, ScoredObjective, first_iterate
+from irob.attacks.attack import AttackResult, GradientCounts, ScoredObjective, first_iterate, selected
 from irob.attacks.balls import L1, L2, LInf
-from irob.types import Array, Image, Point, PRNGKey
+from irob.types import Array, Image, PRNGKey
 
 # (queries up to which, divisor of the proportion of pixels in a square)
 SCHEDULE = ((10, 1), (50, 2), (200, 4), (500, 8), (1000, 16), (2000, 32), (4000, 64), (6000, 128), (8000, 256))
@@ -60,7 +60,8 @@ def window(corner: Array, side: Array, height: int, width: int) -> Array:
 class Square(NamedTuple):
     """Square Attack as an `Attack`: the start and num_steps queries, each one forward pass, without a gradient.
 
-    l-inf: from vertical stripes of +-eps, each query sets a square to +-eps, a sign for each channel.
+    l-inf: from vertical stripes of +-eps, each query sets a square to +-eps, a sign for each channel. (A query that would change nothing is left out;
+      of several in a row every second.)
     l2, l1: from a grid of `bumps`, each query moves what a second window holds, and what the radius leaves, into a bump in a first window.
     A candidate is kept if its value is larger, or if it succeeds (score > 0); then the search ends.
 
@@ -81,23 +82,34 @@ class Square(NamedTuple):
         drawn = jax.tree.map(
             lambda part: part.astype(x.dtype) if part.dtype == jnp.float32 else part, draws(query_key, num_steps + 1, channels)
         )
-        first_of, candidate_of, sides = (
-            (stripes, _square_of, square_sides) if isinstance(ball, LInf) else (grid_of_bumps, _bump_of, odd_sides)
+        first_of, candidates, sides = (
+            (stripes, _squares, square_sides) if isinstance(ball, LInf) else (grid_of_bumps, _moved_bumps, odd_sides)
         )
         first = first_iterate(start, ball, x) if start is not None else first_of(ball, start_key, x)
         side_of = jnp.asarray(np.append(1, sides(num_steps, height, width, self.proportion)))
+        query_of = candidates(ball, x, lambda number: (side_of[number], jax.tree.map(lambda part: part[number], drawn)))
 
-        def query(state: tuple[Point, Any, Any], given: tuple[Array, Array, Draw]) -> tuple[tuple[Point, Any, Any], None]:
-            best, value, score = state
-            candidate = jnp.where(given[0] == 0, first, candidate_of(ball, x, best, *given[1:]))
+        def searches(state: Any) -> Any:
+            number, _, _, score = state
+            return (number <= num_steps) & ~(score > 0.0)
+
+        def query(state: Any) -> Any:
+            number, best, value, score = state
+            later, candidate = query_of(number, best)
+            number, candidate = selected(number == 0, (number, first), (later, candidate))
             new_value, new_score = objective(candidate)
-            better = ~(score > 0.0) & ((new_value > value) | (new_score > 0.0))
-            best, score = jnp.where(better, candidate, best), jnp.where(better, new_score, score)
-            return (best, jnp.where(better & (new_value > value), new_value, value), score), None
+            larger = new_value > value
+            better = (larger | (new_score > 0.0)) & (number <= num_steps)
+            best, value, score = selected(better, (candidate, jnp.where(larger, new_value, value), new_score), (best, value, score))
+            return number + 1, best, value, score
 
         low = jnp.full((), -jnp.inf, x.dtype)
-        (best, _, score), _ = jax.lax.scan(query, (first, low, low), (jnp.arange(num_steps + 1), side_of, drawn))
+        _, best, _, score = jax.lax.while_loop(searches, query, (jnp.int32(0), first, low, low))
         return jax.lax.stop_gradient(AttackResult(best, score, GradientCounts()))
+
+
+Drawn = Callable[[Array], tuple[Array, Draw]]  # the side and the draw of a query, by its number
+Query = Callable[[Array, Image], tuple[Array, Image]]  # (number, best image) -> number of the query that is made, candidate
 
 
 def stripes(ball: Any, key: PRNGKey, x: Image) -> Image:
@@ -105,9 +117,20 @@ def stripes(ball: Any, key: PRNGKey, x: Image) -> Image:
     return ball.project(x + ball.eps * jax.random.rademacher(key, x.shape[1:], x.dtype), x)
 
 
-def _square_of(ball: Any, x: Image, best: Image, side: Array, draw: Draw) -> Image:
-    inside = window(draw.corners[0], side, *x.shape[:2])[..., None]
-    return ball.project(jnp.where(inside, x + ball.eps * draw.signs, best), x)
+def _squares(ball: Any, x: Image, drawn: Drawn) -> Query:
+    """Of a query that would change nothing, the next one is made instead."""
+    low, high = ball.project(x - ball.eps, x), ball.project(x + ball.eps, x)
+
+    def candidate(number: Array, best: Image) -> Image:
+        side, draw = drawn(number)
+        inside = window(draw.corners[0], side, *x.shape[:2])[..., None]
+        return ball.project(jnp.where(inside, jnp.where(draw.signs > 0.0, high, low), best), x)
+
+    def query(number: Array, best: Image) -> tuple[Array, Image]:
+        number += jnp.all(candidate(number, best) == best)
+        return number, candidate(number, best)
+
+    return query
 
 
 # --- l2 and l1 ------------------------------------------------------------------------------------------------------------------------------
@@ -177,6 +200,10 @@ def grid_of_bumps(ball: Any, key: PRNGKey, x: Image) -> Image:
     tiles = (upright + lying)[: height - above, : width - above]
     found = jnp.zeros_like(x).at[above : above + tiles.shape[0], above : above + tiles.shape[1]].set(tiles)
     return ball.project(x + ball.eps * found / ball.length(found), x)
+
+
+def _moved_bumps(ball: Any, x: Image, drawn: Drawn) -> Query:
+    return lambda number, best: (number, _bump_of(ball, x, best, *drawn(number)))
 
 
 def _bump_of(ball: Any, x: Image, best: Image, side: Array, draw: Draw) -> Image:

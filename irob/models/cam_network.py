@@ -23,6 +23,7 @@ from jaxtyping import Float
 
 from irob import convolutions
 from irob.maps.features import READOUTS, cam
+from irob.rewriting import softplus
 from irob.types import Array, Explain, Explanation, Features, Head, Image, Params, Readout, checked_image, in_type_of
 
 
@@ -59,9 +60,6 @@ WRESNET = (
 )
 
 
-ACTIVATIONS = {"relu": nn.relu, "softplus": nn.softplus}
-
-
 class CAMNetwork(nn.Module):
     """A table of layers with a class-activation-map head.
 
@@ -71,13 +69,13 @@ class CAMNetwork(nn.Module):
       layers: the table.
       input_shape: (H, W, c) of the images.
       num_classes: C.
-      activation: a key of `ACTIVATIONS`.
+      softplus: beta of the softplus that stands for relu; None for relu.
     """
 
     layers: tuple[Layer, ...]
     input_shape: tuple[int, int, int]
     num_classes: int
-    activation: str = "relu"
+    softplus: float | None = None
 
     def setup(self) -> None:
         """Makes the convolutions and the head."""
@@ -102,7 +100,7 @@ class CAMNetwork(nn.Module):
 
     def trunk(self, x: Image) -> Features:
         """The last feature map (linen's calling convention; see `features`)."""
-        return _run(self.layers, self.convs, x, ACTIVATIONS[self.activation])
+        return _run(self.layers, self.convs, x, self._activation())
 
     @nn.nowrap
     def initial_params(self, seed: int = 99) -> Params:
@@ -225,9 +223,13 @@ class CAMNetwork(nn.Module):
         return of_image
 
     @nn.nowrap
-    def smooth(self) -> CAMNetwork:
+    def smooth(self, beta: float = 1.0) -> CAMNetwork:
         """The same network with softplus for relu. It takes the same parameters and has the second derivatives that attacks on gradients need."""
-        return self.clone(activation="softplus")
+        return self.clone(softplus=beta)
+
+    @nn.nowrap
+    def _activation(self) -> Callable[[Array], Array]:
+        return nn.relu if self.softplus is None else softplus(self.softplus)
 
     @nn.nowrap
     def _explainer(self, params: Params, readout: Readout) -> Explain:
@@ -238,7 +240,7 @@ class CAMNetwork(nn.Module):
         """
         head = params["head"]["kernel"]
         network, folded = self.fold_head(params, readout)
-        act = ACTIVATIONS[self.activation]
+        act = self._activation()
         convs: list[convolutions.Convolution] = []
         input_sizes = [network.input_shape, *network.layer_shapes()[:-1]]
         for layer, (height, width, _) in zip(network.layers, input_sizes, strict=True):

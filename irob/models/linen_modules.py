@@ -25,7 +25,7 @@ class LinenModel(ModuleModel):
     features_name: str | None
     head_name: str
     batched: bool = True
-    softplus: bool = False
+    softplus: float | None = None
 
     def init(self, seed: int) -> Params:
         """The variables of the module, drawn with the key of the seed."""

@@ -29,7 +29,7 @@ class NnxModel(ModuleModel):
     features_name: str | None
     head_name: str
     batched: bool = True
-    softplus: bool = False
+    softplus: float | None = None
 
     def init(self, seed: int) -> Params:
         """The parameters of the module, and its statistics, if it has some."""

@@ -28,7 +28,7 @@ class OwnModel:
 
     input_shape: tuple[int, int, int]
     num_classes: int
-    softplus: bool
+    softplus: float | None
 
     def initial_params(self, seed: int = 99) -> Params:
         """Initial variables, a tree of NumPy arrays."""
@@ -78,12 +78,12 @@ class OwnModel:
         return self._fast(lambda params, x: self.read(params, x, readout), params, dtype)
 
     def _fast(self, read: Callable[[Params, Image], Explanation], params: Params, dtype: DTypeLike) -> Explain:
-        rules = rewriting.SOFTPLUS if self.softplus else {}
+        rules = {} if self.softplus is None else {"relu": rewriting.softplus(self.softplus)}
         return rewriting.prepared(read, params, jax.ShapeDtypeStruct(self.input_shape, dtype), rules)
 
-    def smooth(self) -> OwnModel:
+    def smooth(self, beta: float = 1.0) -> OwnModel:
         """The same network with softplus for every `jax.nn.relu`. It takes the same variables."""
-        return dataclasses.replace(self, softplus=True)  # type: ignore[type-var]
+        return dataclasses.replace(self, softplus=beta)  # type: ignore[type-var]
 
     def layer_shapes(self) -> list[tuple[int, ...]]:
         """The shape of an image and of the output of each convolution: what decides memory."""
@@ -200,7 +200,7 @@ class FunctionModel(OwnModel):
     draw: Callable[[int], Params]
     input_shape: tuple[int, int, int]
     num_classes: int
-    softplus: bool = False
+    softplus: float | None = None
 
     def init(self, seed: int) -> Params:
         """The parameters of a seed."""
