@@ -125,8 +125,8 @@ class Model(Protocol):
     def head_kernel(self, params: Params) -> Head:
         """The linear layer `[K, C]` that reads the maps off the last feature map."""
 
-    def smooth(self) -> Model:
-        """The same network with softplus for relu, which takes the same parameters and has second derivatives."""
+    def smooth(self, beta: float = ...) -> Model:
+        """The same network with a softplus, log(1 + exp(beta x)) / beta, for relu. It takes the same parameters and has second derivatives."""
 
 
 def checked_count(name: str, value: Any) -> None:

@@ -62,12 +62,19 @@ def curvature(x):
     return np.sum((slope_of_loss(x + 1.5 * z / np.linalg.norm(z)) - slope_of_loss(x)) ** 2)
 
 
+def largest_eigenvalue(x):
+    """Of the Hessian without the second derivatives of the logits."""
+    p, slopes = probabilities(x), slopes_of(x).reshape(3, -1)
+    return np.linalg.eigvalsh(slopes.T @ (np.diag(p) - np.outer(p, p)) @ slopes)[-1]
+
+
 D, CE, CE_ADV = distance(X.astype(float), X_ADV.astype(float)), loss(X), loss(X_ADV)
 ROWS = {
     "far": (D, CE + D),
     "far_adv": (CE_ADV + D, CE_ADV + D),
     "art": (misaligned(X_ADV), CE_ADV + 0.5 * misaligned(X_ADV)),
     "cure": (None, CE + 4.0 * curvature(X)),
+    "ssr": (None, CE + largest_eigenvalue(X)),
 }
 
 
@@ -96,11 +103,30 @@ def test_the_norm_of_the_hessian_is_estimated_without_bias():
     assert irob.DEFENSES["hessian_norm"]().compares_maps
 
 
-@pytest.mark.parametrize("name", ["far", "far_adv", "art", "cure", "hessian_norm", "ibp", "crown_ibp"])
+def test_the_largest_curvature_is_that_of_the_hessian_of_a_rectified_network():
+    """And its derivative that of the largest eigenvalue, by differences."""
+    table = irob.create("small", (8, 8, 1), 4)
+    params = table.initial_params(0)
+    scaled = lambda scale: {**params, "head": {"kernel": scale * params["head"]["kernel"]}}
+    x = np.random.default_rng(1).uniform(size=(8, 8, 1)).astype(np.float32)
+    loss_of = lambda params: lambda z: irob.cross_entropy(table.explain(params, z).logits, 2)
+    hessian = np.asarray(jax.jit(jax.hessian(loss_of(scaled(9.0))))(x)).reshape(64, 64)
+    of = jax.jit(lambda params: irob.defenses.largest_curvature(lambda z: table.explain(params, z), x, 2))
+    loss, curvature = of(scaled(9.0))
+    np.testing.assert_allclose(curvature, np.linalg.eigvalsh(hessian)[-1], rtol=1e-4)
+    np.testing.assert_allclose(loss, loss_of(scaled(9.0))(x), rtol=1e-6)
+    slope = jax.grad(lambda scale: of(scaled(scale))[1])(9.0)
+    ends = [of(scaled(scale))[1] for scale in (8.9, 9.1)]
+    np.testing.assert_allclose(slope, (ends[1] - ends[0]) / 0.2, rtol=2e-2)
+
+
+@pytest.mark.parametrize("name", ["far", "far_adv", "art", "cure", "hessian_norm", "ssr", "ibp", "crown_ibp"])
 def test_gradients_are_finite_also_where_an_image_is_black(name):
     table = irob.create("small", (8, 8, 1), 3)
-    params = table.initial_params(0)
-    for x in (np.zeros((8, 8, 1), np.float32), np.random.default_rng(0).uniform(size=(8, 8, 1)).astype(np.float32)):
+    initial = table.initial_params(0)
+    sure = {**initial, "head": {"kernel": 1e5 * initial["head"]["kernel"]}}  # of probabilities that underflow
+    gray = np.random.default_rng(0).uniform(size=(8, 8, 1)).astype(np.float32)
+    for params, x in ((initial, np.zeros((8, 8, 1), np.float32)), (initial, gray), (sure, gray)):
         defense = irob.DEFENSES[name]()
         of_params = lambda params, x=x, defense=defense: defense.outer(lambda z: table.explain(params, z), x, jnp.clip(x + 0.05, 0, 1), 1)
         value, slopes = jax.jit(jax.value_and_grad(of_params))(params)

@@ -89,7 +89,7 @@ ROWS = {
 
 def test_the_table_is_complete():
     """The others are in test_attribution_defenses.py and test_certify.py."""
-    assert set(ROWS) | {"far", "far_adv", "art", "cure", "hessian_norm", "ibp", "crown_ibp"} == set(irob.DEFENSES)
+    assert set(ROWS) | {"far", "far_adv", "art", "cure", "hessian_norm", "ssr", "ibp", "crown_ibp"} == set(irob.DEFENSES)
 
 
 @pytest.mark.parametrize("name", ROWS)

@@ -26,7 +26,7 @@ def test_every_name_is_its_map(toy, name, form):
     """From linen's definition of the network and the map's own function."""
     params, x = toy
     apply = lambda network, z: network.apply({"params": params}, z)
-    features, smooth = TOY.features(params, x), TOY.clone(activation="softplus")
+    features, smooth = TOY.features(params, x), TOY.clone(softplus=1.0)
     score = lambda A: jnp.mean(A, axis=(0, 1)) @ params["head"]["kernel"]
     direct = {
         "cam": lambda: apply(TOY, x).maps,

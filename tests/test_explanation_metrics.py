@@ -1,5 +1,6 @@
 """Metrics of explanations against their definitions in NumPy, and on models whose right answer is known."""
 
+import functools
 import itertools
 
 import jax
@@ -57,7 +58,7 @@ def test_what_the_attributions_do_not_add_up_to():
 def test_faithfulness_correlation_subset_by_subset(subset):
     sums, drops = [], []
     for key in jax.random.split(KEY, 30):
-        chosen = (np.asarray(jax.random.permutation(key, 20)) < subset).reshape(4, 5)
+        chosen = np.argsort(np.argsort(np.asarray(jax.random.bits(key, (4, 5))).ravel())).reshape(4, 5) < subset
         assert chosen.sum() == subset
         sums.append(A[chosen].astype(float).sum())
         drops.append(curved64(X) - curved64(np.where(chosen[..., None], GRAY, X)))
@@ -243,13 +244,33 @@ def test_the_attack_finds_more_than_random_draws():
 
 def test_a_surrogate_is_ascended_and_the_map_is_scored_where_it_is_allowed():
     steps = lambda z: jnp.floor(20 * z)
-    result = ex.adversarial_sensitivity(steps, irob.LInf(0.1), X, KEY, num_steps=5, surrogate=lambda z: 20 * z)
+    result = ex.adversarial_sensitivity(steps, irob.LInf(0.1), X, KEY, num_steps=5, surrogates=[lambda z: 20 * z])
     close(result.score, norm(steps(result.x_adv) - steps(X)) / norm(steps(X)))
     assert result.score > 0.1 and result.gradients.zero == 0
     attack = lambda allowed: ex.adversarial_sensitivity(curved_map, irob.LInf(0.1), X, KEY, num_steps=10, allowed=allowed)
     assert attack(lambda z: False).score == -np.inf
-    free, bound = attack(lambda z: True), attack(lambda z: z[0, 0, 0] > X[0, 0, 0] - 0.09)
-    assert free.x_adv[0, 0, 0] < X[0, 0, 0] - 0.09 < bound.x_adv[0, 0, 0] and 0.0 < bound.score < free.score
+    free = attack(lambda z: True)
+    at = np.unravel_index(np.argmax(np.abs(free.x_adv - X)), X.shape)
+    bound = attack(lambda z: jnp.abs(z - X)[at] < 0.09)
+    assert np.abs(free.x_adv - X)[at] > 0.09 > np.abs(bound.x_adv - X)[at] and bound.score > 0.5 * free.score
+
+
+def test_an_attack_never_finds_less_than_the_points_it_draws(random):
+    """Not even where what it ascends leads nowhere; and of several surrogates it takes the best."""
+    kinks = lambda z: jnp.ravel(jnp.where(z > X + 0.05, 1.0, 0.0) + W)  # no gradient anywhere
+    flat, up = lambda z: 0 * jnp.ravel(z), lambda z: jnp.sum(jnp.exp(20 * (z - X)))[None]
+
+    @functools.partial(jax.jit, static_argnames=("surrogates", "draws"))
+    def attack(surrogates, draws):
+        return ex.adversarial_sensitivity(kinks, irob.LInf(0.1), X, KEY, num_steps=10, draws=draws, surrogates=surrogates)
+
+    key, _, _ = jax.random.split(jax.random.split(KEY, 1)[0], 3)
+    corners = [X + 0.1 * np.sign(jax.random.normal(each, X.shape)) for each in jax.random.split(key, 12)]
+    best = max(norm(kinks(np.clip(corner, 0, 1)) - kinks(X)) for corner in corners) / norm(kinks(X))
+    assert attack((flat,), 12).score >= best * (1 - 1e-6) > 0.0
+    both = attack((flat, up), 1)
+    close(both.score, norm(kinks(jnp.clip(X + 0.1, 0, 1)) - kinks(X)) / norm(kinks(X)))
+    assert both.gradients.taken == 20
 
 
 def test_local_lipschitz_draw_by_draw():
@@ -358,6 +379,9 @@ def test_where_the_map_lies_by_hand():
     close([ex.relevance_mass(attribution, mask), ex.relevance_mass(attribution, ~mask)], [0.4, 0.6])
     close([ex.relevance_rank(attribution, mask), ex.relevance_rank(attribution, ~mask)], [1 / 3, 2 / 3])  # of 3, 3, 2
     assert np.isnan(ex.relevance_mass(-np.abs(attribution), mask)) and np.isnan(ex.relevance_rank(attribution, mask & ~mask))
+    unknown = np.where(mask, np.nan, attribution)
+    assert all(np.isnan(metric(unknown, mask)) for metric in (ex.pointing_game, ex.relevance_mass, ex.relevance_rank))
+    assert np.isnan(ex.replacement_curve(jnp.sum, X, 0 * X, np.full(X.shape[:2], np.nan, np.float32), steps=2)).all()
 
 
 COMPILED = {

@@ -126,8 +126,8 @@ def test_the_authors_integrated_gradients(name):
     network, params, theirs = irob.create(architecture, shape, 10), released_weights.parameters(name), released_weights.golden(name)
     x, labels = theirs["x"], theirs["y"].argmax(axis=1)
 
-    for activation, key in (("relu", "ig_relu"), ("softplus", "ig_softplus")):
-        explain = network.clone(activation=activation).frozen(params)
+    for beta, key in ((None, "ig_relu"), (1.0, "ig_softplus")):
+        explain = network.clone(softplus=beta).frozen(params)
 
         def one(x, t, explain=explain):
             return maps.integrated_gradients(

@@ -84,7 +84,8 @@ def discrepancy_bound(clean_maps: Maps, bounds: Interval, logits: Array, label: 
     `1/2 (U_t + U_j)` is less, for every j, no attack of the ball does: the prediction is certified by the interpretation alone.
 
     Args:
-      clean_maps: M(x), raw: their means over positions must be the logits, up to a constant. If they are not, nothing is certified.
+      clean_maps: M(x), raw: their means over positions must be the logits, up to a constant. If they are not, nothing is certified; where rounding
+        parts them, the smaller gap counts.
       bounds: of `map_bounds`.
       logits: f(x).
       label: t.
@@ -106,5 +107,5 @@ def discrepancy_bound(clean_maps: Maps, bounds: Interval, logits: Array, label: 
     means = jnp.mean(clean_maps, axis=(0, 1))
     of_means = pick(means, label) - means
     complete = jnp.all(jnp.abs(of_means - gaps) <= 1e-3 * (1.0 + jnp.max(jnp.abs(logits))))
-    certain = complete & jnp.all(jnp.where(others, moved < 0.5 * gaps, True)) & ~jnp.all(others)
+    certain = complete & jnp.all(jnp.where(others, moved < 0.5 * jnp.minimum(gaps, of_means), True)) & ~jnp.all(others)
     return DiscrepancyBound(by_class, jnp.max(jnp.where(others, moved, -jnp.inf)), certain)

@@ -39,6 +39,7 @@ Attributions of gradients, as others published them (A = integrated gradients of
     art            alignment loss        CE(x') + lambda L(x'),      L = log(1 + exp(cos(g_j, x') - cos(g_t, x')))
     cure           (no attack)           CE(x) + lambda || change of d CE / dx along its signs ||_2^2
     hessian_norm   (no attack)           CE(x) + lambda E || change of M_t along N(0, 1) ||_2^2
+    ssr            (no attack)           CE(x) + lambda (largest eigenvalue of the Hessian of CE at x)
 
 and of bounds over the whole ball (`irob.certify`), m_j below `f_t - f_j`:
 
@@ -61,7 +62,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from irob.defenses.attributions import art, attribution_distance, cure, far, far_adv, hessian_norm, misalignment
+from irob.defenses.attributions import art, attribution_distance, cure, far, far_adv, hessian_norm, largest_curvature, misalignment, ssr
 from irob.defenses.bounds import crown_ibp, from_margins, ibp, interval_margins, linear_margins, outward
 from irob.defenses.paths import (
     PathTerm,
@@ -128,6 +129,7 @@ DEFENSES: dict[str, Callable[..., Defense]] = {
     "art": art,
     "cure": cure,
     "hessian_norm": hessian_norm,
+    "ssr": ssr,
     "ibp": ibp,
     "crown_ibp": crown_ibp,
 }
@@ -168,6 +170,7 @@ __all__ = [
     "interpretation_change",
     "interpretation_margin_loss",
     "interval_margins",
+    "largest_curvature",
     "linear_margins",
     "logit_pairing",
     "loss_attribution",
@@ -182,6 +185,7 @@ __all__ = [
     "runner_up_loss",
     "saliency_norm",
     "scaled",
+    "ssr",
     "total",
     "trades",
 ]

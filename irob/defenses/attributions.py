@@ -130,3 +130,37 @@ def hessian_norm(weight: float = 0.01, draws: int = 1) -> Defense:
         return cross_entropy(explain(x).logits, label) + weight * jnp.mean(jax.vmap(moved)(keys))
 
     return Defense(None, outer, compares_maps=True, gradients=2 * draws)
+
+
+def largest_curvature(explain: Explain, x: Image, label: Label) -> tuple[Scalar, Scalar]:
+    """The loss at x, and the largest eigenvalue of its Hessian `J^T (diag p - p p^T) J`, J = d f / dx, p the probabilities.
+
+    It is the Hessian where the logits are linear near x, as in rectified networks, and does not depend on the label; elsewhere the part of it without
+    their second derivatives. With `diag p - p p^T = S S^T`, `S = diag sqrt(p) - p sqrt(p)^T`, it has the eigenvalues of the small `S^T J J^T S`. If v
+    is the eigenvector there, the eigenvalue is `||J^T S v||^2`, whose derivative is that at constant v.
+
+    References:
+      Wang et al. 2020, https://arxiv.org/abs/2006.06643; the form of the Hessian: Singla et al. 2019, https://arxiv.org/abs/1902.00407.
+    """
+    logits, back = jax.vjp(lambda z: explain(z).logits, x)
+    half = jnp.exp(0.5 * jax.nn.log_softmax(logits))  # sqrt(p), with finite gradients where p underflows
+    root = jnp.diag(half) - jnp.outer(half**2, half)
+    slopes = jax.lax.stop_gradient(jax.vmap(lambda row: back(row)[0].reshape(-1))(root.T))
+    _, vectors = jnp.linalg.eigh(jnp.matmul(slopes, slopes.T, precision=jax.lax.Precision.HIGHEST))
+    (along,) = back(root @ vectors[:, -1])
+    return cross_entropy(logits, label), jnp.sum(along**2)
+
+
+def ssr(weight: float = 1.0) -> Defense:
+    """SSR, smooth surface regularization (Wang et al. 2020, https://arxiv.org/abs/2006.06643): a small largest curvature of the loss at x, which
+    bounds, to second order, how far its gradient moves for each l2 distance. The weight is open (in their code 0.3 10^6 over 0.7, of gradients
+    averaged over the channels).
+
+        CE(x) + weight lambda_max,    as of `largest_curvature`
+    """
+
+    def outer(explain: Explain, x: Image, x_adv: Image, label: Label) -> Scalar:
+        loss, curvature = largest_curvature(explain, x, label)
+        return loss + weight * curvature
+
+    return Defense(None, outer, gradients=2)

@@ -1,14 +1,17 @@
 """Interpretation maps: of the last feature map (`features`), on the pixels (`pixels`), and every one by name (`explainers`)."""
 
 from irob.maps.explainers import (
+    BETAS,
     EXPLAINERS,
     Explainer,
     ForwardFn,
     OwnGradients,
+    Smoother,
     differentiable,
     explainer,
     frozen,
     map_of_class,
+    of_many_gradients,
     on_logit_scale,
     on_pixels,
     read_off,
@@ -28,6 +31,7 @@ from irob.maps.pixels import (
 )
 
 __all__ = [
+    "BETAS",
     "EXPLAINERS",
     "READOUTS",
     "Attribution",
@@ -35,6 +39,7 @@ __all__ = [
     "ForwardFn",
     "Integrated",
     "OwnGradients",
+    "Smoother",
     "cam",
     "differentiable",
     "expected_gradients",
@@ -48,6 +53,7 @@ __all__ = [
     "integrated_gradients",
     "layer_cam",
     "map_of_class",
+    "of_many_gradients",
     "on_logit_scale",
     "on_pixels",
     "read_off",

