@@ -187,7 +187,7 @@ OPTION_FLAGS: list[str] = []
 def define_flags(argv: Sequence[str]) -> None:
     """Flags of the command line, and one for each option of the measures: those that come with the project, and those that argv names."""
     flags.DEFINE_string("workdir", None, "directory of a training")
-    flags.DEFINE_string("weights", None, "instead of a workdir: a file of weights as the paper's authors released them")
+    flags.DEFINE_string("weights", None, "instead of a workdir: a file of weights as the paper's authors released them (see the guide)")
     flags.DEFINE_string(
         "model", None, "instead of a workdir: package.module:make, a function (input_shape, num_classes) as config.network names it"
     )

@@ -18,7 +18,16 @@ from irob.maps import OwnGradients, frozen, map_of_class
 from irob.metrics.explanations import METRICS, effective_pixels, on_pixels_of, replacement_curve, sampled_sensitivity
 
 OPTIONS = explanations.Options(
-    images=First(6), map=("cam",), draws=4, map_attack_steps=4, subset=50, subsets=8, curve_steps=7, baselines=("black", "mean")
+    images=First(6),
+    map=("cam",),
+    draws=4,
+    map_attack_steps=4,
+    subset=50,
+    subsets=8,
+    curve_steps=7,
+    baselines=("black", "mean"),
+    road_fractions=(0.2, 0.6),
+    noisy_draws=3,
 )
 
 
@@ -38,7 +47,7 @@ def test_every_metric_is_recorded_once_for_each_map_and_baseline(measured):
         for name in metric.better:
             found = [record for record in measured.records if record.metric == name]
             count = (
-                len(maps) - 1 if name == "completeness_gap" else len(maps) if metric.of_map else 1
+                len(maps) - 1 if name.endswith("completeness_gap") else len(maps) if metric.of_map else 1
             )  # the sum of a feature map has no meaning
             assert len(found) == count * (2 if metric.of_baseline else 1), name
             assert {record["better"] for record in found} == {metric.better[name]}
@@ -61,6 +70,8 @@ def test_values_are_those_of_the_functions(measured, trained, digits):
         np.testing.assert_allclose(measured.arrays["cam/effective_pixels"][i], effective_pixels(shown), rtol=1e-4)
         curve = replacement_curve(lambda z, label=label: jax.nn.softmax(logits(z))[label], x, 0 * x, shown, steps=7)
         np.testing.assert_allclose(measured.arrays["cam/black/deletion_curve"][i], curve, atol=1e-4)
+    assert measured.arrays["cam/road_curve"].shape == (6, 2)
+    assert "smoothed over 3 draws; ROAD at 0.2, 0.6" in explanations.describe(OPTIONS)
 
 
 def test_maps_that_know_nothing_of_the_network(measured):
@@ -68,6 +79,11 @@ def test_maps_that_know_nothing_of_the_network(measured):
     assert values(measured, metric="mprt_last", map="edges").value == pytest.approx(1.0)
     assert values(measured, metric="random_logit", map="edges").value == pytest.approx(1.0)
     assert values(measured, metric="mprt_last", map="cam").value < 0.9
+
+
+def test_fractions_that_leave_nothing_are_refused(trained, digits):
+    with pytest.raises(UserError, match=r"--road_fractions=0.9999 leaves none of 784 positions"):
+        explanations.check(Evaluation(trained, digits, (0.1,)), dataclasses.replace(OPTIONS, road_fractions=(0.5, 0.9999)))
 
 
 @pytest.mark.slow
@@ -103,5 +119,12 @@ def test_the_report_puts_maps_side_by_side(measured):
     entry = Entry("int", result, measured.arrays)
     (table,) = explanations.tables("Explanation metrics", [entry])
     assert table.header[5:] == ["cam", "random", "edges"] and all(len(row) == 8 for row in table.rows)
+    other = [
+        Record("explanations", "gini", 6, 0.5, (0.4, 0.6), {"map": name, "better": "higher"}) for name in ("saliency", "edges")
+    ]  # a network of other maps has its values under their names
+    both = explanations.tables("Metrics", [entry, Entry("other", dataclasses.replace(result, records=other), {})])[0]
+    assert both.header[5:] == ["cam", "saliency", "random", "edges"] and all(len(row) == 9 for row in both.rows)
+    (last,) = [row for row in both.rows if row[0].text == "other"]
+    assert [bool(cell.text) for cell in last[5:]] == [False, True, False, True]
     names = [picture.name for picture in explanations.pictures([entry], list("0123456789"))]
     assert names == ["explanations_deletion_curve", "explanations_mprt_curve"]

@@ -1,12 +1,13 @@
 """Explanation metrics: what maps of the predicted class say about the network, and how much they move with the image.
 
 Each is measured for maps by name, and for two that know nothing of the network: noise, and the edges of the image. Maps on the pixels are of the
-network's own gradients; where an attack ascends one, it follows the softplus network.
+network's own gradients, those that are means of 50 of them; where an attack ascends one, it follows softplus networks, with 10.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ import numpy as np
 
 from experiments.evaluation.engine import Check, Evaluation
 from experiments.evaluation.examples import First
-from experiments.evaluation.maps import MAPS, check_maps
+from experiments.evaluation.maps import MAPS, check_betas, check_maps
 from experiments.evaluation.measure import Measure, Measured
 from experiments.evaluation.options import MeasureOptions, option
 from experiments.evaluation.probes import over_images
@@ -26,7 +27,7 @@ from experiments.reports.tables import Table, cells, value_text
 from experiments.runtime.errors import UserError, refuse
 from experiments.runtime.names import find
 from experiments.runtime.values import distinct, integer, nonempty_text, number, optional, row_of, several
-from irob.maps import EXPLAINERS, OwnGradients, differentiable, frozen, map_of_class
+from irob.maps import BETAS, EXPLAINERS, OwnGradients, Smoother, differentiable, frozen, map_of_class, of_many_gradients
 from irob.metrics.explanations import (
     HIGHER,
     METRICS,
@@ -69,21 +70,29 @@ class Options(MeasureOptions):
     subset: int = option(224, integer(1, limit=10**6), "positions in a random subset (at most half of them)")
     subsets: int = option(100, integer(2, limit=10**6), "how many random subsets")
     curve_steps: int = option(28, integer(2, limit=10**6), "of deletion and insertion")
+    road_fractions: tuple[float, ...] = option(
+        Settings().fractions, distinct(several(number(below=1.0), 1)), "of the positions that ROAD takes out"
+    )
+    noisy_draws: int = option(Settings().noisy, integer(1, limit=10**6), "of noise that the smoothed MPRT averages over")
     masks: str | None = option(None, optional(nonempty_text()), "file .npy [images of the split, H, W], true on the object of each")
 
     def settings(self) -> Settings:
         """As the library takes them."""
-        return Settings(self.radius, self.draws, self.map_attack_steps, self.subset, self.subsets, self.curve_steps)
+        given = Settings(self.radius, self.draws, self.map_attack_steps, self.subset, self.subsets, self.curve_steps)
+        return given._replace(fractions=self.road_fractions, noisy=self.noisy_draws)
 
 
 def describe(options: Options) -> str:
     """The settings, in one sentence."""
     s = options.settings()
     return (
-        f"Maps of the predicted class. Sensitivity, stability: {s.draws} draws within {s.radius:g} in l-inf, attack of {s.attack_steps} steps there;"
+        f"Maps of the predicted class, those of integrated and smoothed gradients of {PATH_POINTS} gradients. Sensitivity, stability: {s.draws} draws"
+        f" within {s.radius:g} in l-inf; attack: {s.attack_steps} steps from the best of random corners; of gradients on softplus networks of beta"
+        f" {', '.join(f'{beta:g}' for beta in BETAS)}, as many corners in all as draws;"
         f" Lipschitz: {s.draws} draws of N(0, {s.sigma:g}^2). Baselines {', '.join(options.baselines)}; {s.runs} subsets of {s.subset} positions"
         f" (at most half); deletion and insertion of the probability in {s.curve_steps} steps; infidelity: {4 * s.draws} draws of N(0, 0.2^2);"
-        f" monotonicity: patches of side {s.patch}; ROAD at {', '.join(f'{part:g}' for part in s.fractions)} of the positions. Channels are summed."
+        f" monotonicity: patches of side {s.patch}; MPRT smoothed over {s.noisy} draws; ROAD at {', '.join(f'{part:g}' for part in s.fractions)}"
+        " of the positions. Channels are summed."
     )
 
 
@@ -107,6 +116,10 @@ def masks_of(evaluation: Evaluation, options: Options) -> np.ndarray | None:
 def check(evaluation: Evaluation, options: Options) -> None:
     """Refuses maps without classes, and masks of other images."""
     check_maps(evaluation, options.map)
+    check_betas(evaluation, options.map)
+    positions = math.prod(evaluation.network.input_shape[:2])
+    whole = [part for part in options.road_fractions if round(part * positions) == positions]
+    refuse(bool(whole), f"--road_fractions={','.join(map(str, whole))} leaves none of {positions} positions: take less")
     masks_of(evaluation, options)
 
 
@@ -120,6 +133,8 @@ class MeasuredMap(NamedTuple):
     baselines: tuple[str, ...] = ()
 
 
+PATH_POINTS = 50  # of maps that are means of gradients; what an attack ascends has fewer
+MEASURED = {**EXPLAINERS, **of_many_gradients(PATH_POINTS)}
 BETTER = {name: way for row in METRICS.values() for name, way in row.better.items()} | dict.fromkeys(LOCALIZATION, HIGHER)
 FRESH = 2654435769  # added to the seed, so that the draw is not the one that the training began with
 OF_NETWORK = tuple(name for name, row in OF_ARRAYS.items() if not row.of_map)
@@ -141,11 +156,11 @@ def run(evaluation: Evaluation, options: Options) -> Measured:
                 finite = values[np.isfinite(values)]
                 median = {"median": float(np.median(finite))} if len(finite) else {}
                 if metric == "pointing_game":
-                    records.append(proportion_record(metric, values > 0.5, **which, better=BETTER[metric]))
-                    continue
-                records.append(mean_record(metric, values, **which, better=BETTER[metric], **median))
+                    records.append(proportion_record(metric, finite > 0.5, **which, better=BETTER[metric]))
+                else:
+                    records.append(mean_record(metric, values, **which, better=BETTER[metric], **median))
             if metric != "map":
-                arrays["/".join([*which.values(), metric])] = values
+                arrays["/".join([*filter(None, which.values()), metric])] = values
 
     def of_arrays(label: str, rows: tuple[str, ...], maps: np.ndarray, baseline: int = 0) -> dict[str, np.ndarray]:
         spec = MeasuredMap(settings, rows=rows, baselines=options.baselines)
@@ -182,10 +197,13 @@ def functions_check(network: Model, spec: MeasuredMap) -> Check:
         explain = network.frozen(params)
         chosen = jnp.argmax(explain(x).logits)
 
-        def of(model: Any, forward: Any, label: Label) -> Callable[[Image], Array]:
+        def of(model: Any, forward: Any, label: Label, rows: Mapping[str, Any] = MEASURED) -> Callable[[Image], Array]:
             if spec.map in UNINFORMED:
                 return lambda z: UNINFORMED[spec.map](key, z)
-            return map_of_class(find(EXPLAINERS, spec.map, "map"), model, forward, label)
+            return map_of_class(find(rows, spec.map, "map"), model, forward, label)
+
+        ascended = () if spec.map in UNINFORMED else BETAS if find(EXPLAINERS, spec.map, "map").gradients else BETAS[:1]
+        surrogates = [of(Smoother(network, beta), frozen(params), chosen, EXPLAINERS) for beta in ascended]
 
         of_class = lambda c: of(own, frozen(params), c)(x)  # noqa: E731
         subject = Explained(
@@ -194,7 +212,7 @@ def functions_check(network: Model, spec: MeasuredMap) -> Check:
             logits=lambda z: explain(z).logits,
             num_classes=network.num_classes,
             attribute=of(own, frozen(params), chosen),
-            surrogate=of(network, frozen(params), chosen),
+            surrogates=surrogates,
             of_class=of_class,
             of_params=lambda params: of(own, differentiable(params), chosen),
             params=params,
@@ -238,19 +256,18 @@ def masks_check(network: Model, spec: None) -> Check:
 
 def tables(title: str, entries: Sequence[Entry]) -> list[Table]:
     """Metrics x (network, map): for each network and protocol its maps side by side, those that know nothing of the network last."""
-    found = []
+    rows, every = [], [record["map"] for entry in by_label(entries) for record in entry.records()]
+    last = list(UNINFORMED)
+    maps = sorted(filter(None, dict.fromkeys(every)), key=lambda name: last.index(name) if name in last else -1)
     for entry in by_label(entries):
-        maps = [name for name in dict.fromkeys(record["map"] for record in entry.records()) if name]
         kinds = list(dict.fromkeys((record.metric, record.get("baseline", "")) for record in entry.records()))
-        rows = []
+        own = next((name for name in maps if name in {record["map"] for record in entry.records()}), "")
         for metric, baseline in kinds:
             of_map = {record["map"]: record for record in entry.records(metric) if record.get("baseline", "") == baseline}
             better = next(iter(of_map.values()))["better"]
-            values = [value_text(of_map.get(name, of_map.get("") if name == maps[0] else None)) for name in maps]
+            values = [value_text(of_map.get(name, of_map.get("") if name == own else None)) for name in maps]
             rows.append(cells([entry.label, entry.protocol, metric.replace("_", " "), baseline, better, *values]))
-        found.append((rows, maps))
-    header = ["network", "protocol", "metric", "baseline", "better", *(found[0][1] if found else [])]
-    rows = [row for each, _ in found for row in each]
+    header = ["network", "protocol", "metric", "baseline", "better", *maps]
     notes = [
         "`random` and `edges` know nothing of the network: a metric on which they do as well as a map says nothing for the map.",
         "`alignment` is of the network alone.",

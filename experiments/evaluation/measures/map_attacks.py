@@ -1,7 +1,8 @@
 """Attacks on the explanation: every published way to change a map while the prediction stays, or to keep it while the prediction changes.
 
-Each ascends the map of the predicted class, on the pixels that of the softplus network, and is judged by the network's own map: how alike clean and
-attacked map are, or for `manipulation` how alike the attacked map is to the one that it copies, that of another image.
+Each ascends the map of the predicted class, on the pixels that of a softplus network, and is judged by the network's own map: how alike clean and
+attacked map are, or for `manipulation` how alike the attacked map is to the one that it copies, that of another image. `joint` leads to the class
+with the second largest logit, whose map at x' is to look like the clean map of the class of x.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ import numpy as np
 from experiments.evaluation.attacks import check_perturbations, perturbation
 from experiments.evaluation.engine import Check, Evaluation
 from experiments.evaluation.examples import First
-from experiments.evaluation.maps import MAPS, check_k, check_maps
+from experiments.evaluation.maps import MAPS, check_betas, check_k, check_maps
 from experiments.evaluation.measure import Measure, Measured
 from experiments.evaluation.options import MeasureOptions, option
 from experiments.evaluation.probes import over_images
@@ -28,8 +29,9 @@ from experiments.reports.tables import Table, cells, coverage, value_text
 from experiments.runtime.errors import refuse
 from experiments.runtime.names import find
 from experiments.runtime.values import distinct, integer, row_of, several
-from irob.attacks import BALLS, MAP_ATTACKS, PGD, AttackResult, Given, map_attack
-from irob.maps import EXPLAINERS, OwnGradients, frozen, heatmap, map_of_class
+from irob.attacks import BALLS, MAP_ATTACKS, PGD, AttackResult, Given, keeps, map_attack
+from irob.attacks.ensembles import runner_up
+from irob.maps import BETAS, EXPLAINERS, OwnGradients, Smoother, frozen, heatmap, map_of_class
 from irob.paper import PaperDraw
 from irob.similarities import cosine, kendall_tau, spearman, ssim, top_k_overlap
 from irob.types import Array, Explanation, Image, Label, Maps, Model, Params, PRNGKey, Scalar
@@ -44,7 +46,7 @@ class Options(MeasureOptions):
     map: tuple[str, ...] = option(("cam", "saliency", "integrated_gradients"), MAPS, "maps that are attacked", in_name=True)
     map_attacks: tuple[str, ...] = option(tuple(MAP_ATTACKS), distinct(several(row_of(MAP_ATTACKS, "attack"), 1)), "what is done to them")
     k: int = option(8, integer(1, limit=10**6), "number of most salient positions of a map")
-    restarts: int = option(1, integer(1, limit=10**6), "of the attack")
+    restarts: int = option(3, integer(1, limit=10**6), "of the attack; on the pixels each ascends another softplus network")
     num_steps: int = option(100, integer(1, limit=10**6), "steps of each restart")
 
 
@@ -53,14 +55,18 @@ def describe(options: Options) -> str:
     plural = "s" if options.restarts > 1 else ""
     return (
         f"PGD, {options.restarts} restart{plural} of {options.num_steps} steps, on the map of the predicted class, among the points where the"
-        f" prediction is kept (`joint`: changed); top {options.k} positions; `manipulation` copies the map of the next image."
+        f" prediction is kept (`joint`: is the class with the second largest logit); on the pixels softplus with beta"
+        f" {', '.join(f'{beta:g}' for beta in BETAS)} in turn; top {options.k} positions; `manipulation` copies the map of the next image."
     )
 
 
 def check(evaluation: Evaluation, options: Options) -> None:
     """Refuses maps without classes, k beyond the positions of a map, and a ladder without a positive eps."""
     check_maps(evaluation, options.map)
+    check_betas(evaluation, options.map)
     check_k(evaluation, options.map, options.k)
+    alone = len(evaluation.indices(options.images)) < 2 and "manipulation" in options.map_attacks
+    refuse(alone, "manipulation copies the map of the next image: it needs two images")
     refuse(not any(eps > 0 for eps in evaluation.eps), "the measure map_attacks needs an eps > 0: give --eps")
 
 
@@ -72,6 +78,7 @@ class AttackOnMap(NamedTuple):
     attacks: tuple[str, ...] = ()
     k: int = 1
     num_steps: int = 1
+    beta: float = BETAS[0]
 
 
 def run(evaluation: Evaluation, options: Options) -> Measured:
@@ -80,16 +87,22 @@ def run(evaluation: Evaluation, options: Options) -> Measured:
     records: list[Record] = []
     arrays: dict[str, np.ndarray] = {"indices": indices, "images": evaluation.split.fetch(indices[:SHOWN])[0]}
     for name in options.map:
-        plain = AttackOnMap(evaluation.norm, name, k=options.k)
-        clean = evaluation.map_examples(f"clean {name}", clean_maps_check, plain, (evaluation.random_key(0),), indices)
-        other = np.roll(clean["ascended"], -1, axis=0), np.roll(clean["map"], -1, axis=0)
+        specs = [
+            AttackOnMap(evaluation.norm, name, options.map_attacks, options.k, options.num_steps, beta)
+            for beta in (BETAS if find(EXPLAINERS, name, "map").gradients else BETAS[:1])[: options.restarts]
+        ]
+        cleans = [
+            evaluation.map_examples(f"clean {name}, {spec.beta:g}", clean_maps_check, spec, (evaluation.random_key(0),), indices)
+            for spec in specs
+        ]
+        clean, other = cleans[0], [tuple(np.roll(found[key], -1, axis=0) for key in ("ascended", "map")) for found in cleans]
         for attack in options.map_attacks:
             for eps in (eps for eps in evaluation.eps if eps > 0):
-                found = best_of_restarts(evaluation, options, name, attack, eps, indices, other)
+                found = best_of_restarts(evaluation, options, attack, eps, indices, list(zip(specs, other, strict=True)))
                 records += similarity_records(found, norm=evaluation.norm, map=name, attack=attack, eps=eps, k=options.k)
-                arrays |= {f"{name}/{attack}/eps {eps:g}/{key}": found[key] for key in (*SIMILARITIES, "fulfilled")}
+                arrays |= {f"{name}/{attack}/eps {eps:g}/{key}": found[key] for key in (*SIMILARITIES, "fulfilled", "shown")}
                 arrays[f"{name}/{attack}/eps {eps:g}/maps"] = found["maps"][:SHOWN]
-        arrays |= {f"{name}/clean": clean["map"][:SHOWN], f"{name}/copied": other[1][:SHOWN]}
+        arrays |= {f"{name}/clean": clean["map"][:SHOWN], f"{name}/copied": other[0][1][:SHOWN]}
     return Measured(records, arrays)
 
 
@@ -103,15 +116,20 @@ def similarity_records(found: dict[str, np.ndarray], **which: Any) -> list[Recor
 
 
 def best_of_restarts(
-    evaluation: Evaluation, options: Options, name: str, attack: str, eps: float, indices: np.ndarray, other: tuple[np.ndarray, ...]
+    evaluation: Evaluation,
+    options: Options,
+    attack: str,
+    eps: float,
+    indices: np.ndarray,
+    ways: list[tuple[AttackOnMap, tuple[np.ndarray, ...]]],
 ) -> dict[str, np.ndarray]:
-    """The best of the restarts, by the score of the attack, for each image."""
+    """The best of the restarts, by the score of the attack, for each image. ways: what is ascended, with the maps to copy; taken in turn."""
     best: dict[str, np.ndarray] = {}
-    spec = AttackOnMap(evaluation.norm, name, options.map_attacks, options.k, options.num_steps)
     number = np.int32(options.map_attacks.index(attack))
     for restart in range(options.restarts):
+        spec, other = ways[restart % len(ways)]
         shared = (evaluation.random_key(zlib.crc32(b"map_attacks"), restart), np.float32(eps), number)
-        label = f"{attack} on {name}, restart {restart}, eps {eps:g}"
+        label = f"{attack} on {spec.map}, restart {restart}, eps {eps:g}"
         found = evaluation.map_examples(label, attack_check, spec, shared, indices, *other)
         check_perturbations(found, eps, evaluation.norm, f"damage of {attack}", finite=False)
         better = found["score"] > best["score"] if best else np.ones(len(indices), bool)
@@ -126,20 +144,20 @@ SIMILARITIES: dict[str, Callable[[Maps, Maps, int], Scalar]] = {
     "spearman": lambda a, b, k: spearman(a, b),
     "top_k_overlap": lambda a, b, k: top_k_overlap(a, b, k)[0],
     "cosine": lambda a, b, k: cosine(a, b),
-    "ssim": lambda a, b, k: ssim(*(jnp.abs(m[..., 0]) / jnp.max(jnp.abs(m)) for m in (a, b)), window=window_of(a), data_range=1.0),
+    "ssim": lambda a, b, k: structure(*(jnp.abs(m[..., 0]) / jnp.max(jnp.abs(m)) for m in (a, b))),
 }
 
 
-def window_of(maps: Maps) -> int:
-    """The side of the windows of SSIM: 7, or what is odd and fits a smaller map."""
-    side = min(7, *maps.shape[:2])
-    return side - 1 + side % 2
+def structure(a: Array, b: Array) -> Any:
+    """SSIM of two maps `[h, w]` in [0, 1], in windows of side 7, or what is odd and fits; NaN where not even 3 does."""
+    side = min(7, *a.shape)
+    return ssim(a, b, window=side - 1 + side % 2, data_range=1.0) if side >= 3 else jnp.nan
 
 
 def forms(network: Model, params: Params, spec: AttackOnMap, label: Label) -> tuple[Any, Any]:
     """`x -> Explanation` of one class, the map `[h, w, 1]` summed over channels: the one that is ascended, and the network's own."""
     row, explain = find(EXPLAINERS, spec.map, "map"), network.frozen(params)
-    maps = [map_of_class(row, model, frozen(params), label) for model in (network, OwnGradients(network))]
+    maps = [map_of_class(row, model, frozen(params), label) for model in (Smoother(network, spec.beta), OwnGradients(network))]
 
     def of(attribute: Any) -> Any:
         return lambda x: Explanation(jnp.sum(attribute(x), axis=-1, keepdims=True), explain(x).logits)
@@ -162,26 +180,45 @@ def clean_maps_check(network: Model, spec: AttackOnMap) -> Check:
 def attack_check(network: Model, spec: AttackOnMap) -> Check:
     """Pmapped `((params, key data, eps, number), images, labels, indices, ascended map to copy, map to copy) -> similarities and the attack`."""
     rows, ball_of = [find(MAP_ATTACKS, name, "attack") for name in spec.attacks], find(BALLS, spec.norm, "norm")
-    copies = np.array([row.to_other for row in rows])
+    copies, of_target = (np.array([getattr(row, field) for row in rows]) for field in ("to_other", "of_target"))
 
     def one(
         params: Params, x: Image, label: Label, key: PRNGKey, eps: Scalar, number: Array, copied: Array, own_copied: Array
     ) -> dict[str, Any]:
-        predicted, ball = jnp.argmax(network.frozen(params)(x).logits), ball_of(eps)
-        ascended, own = forms(network, params, spec, predicted)
-        clean, given = own(x).maps, Given(ascended(x).maps, copied, spec.k)
-        damage = lambda maps: jax.lax.switch(number, [row.damage(given) for row in rows], maps)  # noqa: E731
-        must = lambda logits: jax.lax.switch(number, [row.must(predicted) for row in rows], logits)  # noqa: E731
+        logits, ball = network.frozen(params)(x).logits, ball_of(eps)
+        predicted = jnp.argmax(logits)
+        shown = jnp.where(jnp.asarray(of_target)[number], runner_up(logits, predicted, jnp.int32(0)), predicted)
+        ascended, own = forms(network, params, spec, shown)
+        given, own_given = (
+            Given(form(x).maps, maps, spec.k)
+            for form, maps in zip(forms(network, params, spec, predicted), (copied, own_copied), strict=True)
+        )
+
+        def damage(given: Given, maps: Maps) -> Scalar:
+            return jax.lax.switch(number, [row.damage(given) for row in rows], maps)
+
+        must = keeps(shown)
         result: AttackResult = map_attack(
-            ascended, damage, lambda objective: PGD()(objective, ball, x, key=key, num_steps=spec.num_steps), must
+            ascended,
+            functools.partial(damage, given),
+            lambda objective: PGD()(objective, ball, x, key=key, num_steps=spec.num_steps),
+            must,
+            judged=lambda z: damage(own_given, own(z).maps),
         )
         x_adv = jnp.where(result.score > -jnp.inf, result.x_adv, x)
         moved = own(x_adv)
         fulfilled = (result.score > -jnp.inf) & (must(moved.logits) < 0.0)
-        reference = jnp.where(jnp.asarray(copies)[number], own_copied, clean)
+        reference = jnp.where(jnp.asarray(copies)[number], own_copied, own_given.maps)
         similar = {name: similarity(reference, moved.maps, spec.k) for name, similarity in SIMILARITIES.items()}
         seen = perturbation(ball, x, AttackResult(x_adv, result.score, result.gradients))
-        return {**similar, **seen, "fulfilled": fulfilled, "score": jnp.where(fulfilled, result.score, -jnp.inf), "maps": moved.maps}
+        return {
+            **similar,
+            **seen,
+            "shown": shown,
+            "fulfilled": fulfilled,
+            "score": jnp.where(fulfilled, result.score, -jnp.inf),
+            "maps": moved.maps,
+        }
 
     return over_images(one)
 
