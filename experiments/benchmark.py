@@ -19,7 +19,7 @@ from absl import flags
 
 from experiments.benchmarks.groups import ACCELERATOR_GROUPS, GROUPS
 from experiments.benchmarks.scaling import scaling
-from experiments.benchmarks.timing import OURS, Peers, clocked, timed
+from experiments.benchmarks.timing import OURS, PEER_PACKAGES, Peers, clocked, timed
 from experiments.benchmarks.training_groups import LARGE_STEPS, STEPS
 from experiments.runtime.errors import UserError
 from experiments.runtime.flags import run_command
@@ -130,7 +130,7 @@ def main() -> None:
     found: list[dict[str, Any]] = []
     whole = {
         "device": devices.describe_devices(),
-        "versions": provenance.versions(),
+        "versions": provenance.versions(*PEER_PACKAGES),
         "git_revision": provenance.git_revision(),
         "full_precision": flag.full_precision,
         "groups": found,

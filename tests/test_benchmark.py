@@ -116,10 +116,18 @@ def test_captums_maps_are_ours(what):
     assert found and "agree" in group.check({"irob": group.ours(), **found})
 
 
-@pytest.mark.parametrize("name", ["sensitivity", "infidelity"])
-def test_captums_metrics_are_ours(name):
-    pytest.importorskip("captum")
-    group = explanation_groups.explanation_metric(name)
+@pytest.mark.parametrize(
+    ("peer", "of", "name"),
+    [
+        ("captum", explanation_groups.explanation_metric, "sensitivity"),
+        ("captum", explanation_groups.explanation_metric, "infidelity"),
+        ("quantus", explanation_groups.faithfulness_metric, "flipping"),
+        ("quantus", explanation_groups.faithfulness_metric, "faithfulness"),
+    ],
+)
+def test_metrics_of_the_peers_are_ours(peer, of, name):
+    pytest.importorskip(peer)
+    group = of(name)
     found = {each: run() for each, run in group.peers(*group.arguments).items()}
     assert found and "medians" in group.check({"irob": group.ours(), **found})
 
@@ -260,4 +268,4 @@ def test_the_step_in_tensorflow_is_ours(small, random):
 
 def test_steps_of_a_peer_are_repeated():
     calls = iter(range(9))
-    assert training_groups.several_times(lambda: next(calls), 3) == 2 and next(calls) == 3
+    assert training_groups.loss_after(lambda: next(calls), 3) == 2 and next(calls) == 3

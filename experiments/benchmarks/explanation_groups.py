@@ -1,4 +1,4 @@
-"""Metrics of explanations, ours and captum's: the same map, radius and number of draws, on the same network and images."""
+"""Metrics of explanations beside those of captum and Quantus: the same maps, radius and number of draws, on the same network and images."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from irob.types import Params
 
 IMAGES, DRAWS, RADIUS, SIGMA = 100, 50, 0.02, 0.2
+FLIPS, RUNS, SUBSET = 28, 100, 224  # of pixel flipping; of faithfulness correlation
 
 
 def explanation_metric(name: str) -> Group:
@@ -38,6 +39,37 @@ def explanation_metric(name: str) -> Group:
 
     title = f"{name} of saliency maps, {DRAWS} draws, {IMAGES} images, small network"
     return Group(title, lambda: np.asarray(run(params, x, labels)), metric_peers, (name, params, x, labels), check=near_medians)
+
+
+def faithfulness_metric(name: str) -> Group:
+    """Pixel flipping, or the faithfulness correlation, of maps gradient x input of the label, which are given."""
+    import jax
+    import numpy as np
+
+    from irob.maps import gradient_x_input
+    from irob.metrics.explanations import faithfulness_correlation, replacement_curve
+
+    network, params, x, labels = trained_on_digits()
+    x, labels = x[:IMAGES], labels[:IMAGES]
+    explain = network.frozen(params)
+    maps = np.asarray(jax.jit(jax.vmap(lambda x, t: gradient_x_input(lambda z: explain(z).logits[t], x)))(x, labels))
+
+    def one(explain: Any, x: Any, t: Any, attribution: Any, key: Any) -> Any:
+        if name == "flipping":
+            probability = lambda z: jax.nn.softmax(explain(z).logits)[t]  # noqa: E731
+            return replacement_curve(probability, x, 0 * x, attribution[..., 0], steps=FLIPS)[1:].mean()
+        score = lambda z: explain(z).logits[t]  # noqa: E731
+        return faithfulness_correlation(score, x, 0 * x, attribution[..., 0], key, subset=SUBSET, runs=RUNS)
+
+    @jax.jit
+    def run(params: Any, *arrays: Any) -> Any:
+        explain = network.frozen(params)
+        return jax.vmap(lambda *given: one(explain, *given))(*arrays, jax.random.split(jax.random.key(0), IMAGES))
+
+    settings = f"{FLIPS} steps" if name == "flipping" else f"{RUNS} subsets of {SUBSET} pixels"
+    title = f"{name} of given maps, {settings}, {IMAGES} images, small network"
+    arguments = (name, params, x, labels, maps)
+    return Group(title, lambda: np.asarray(run(params, x, labels, maps)), quantus_peers, arguments, check=near_medians)
 
 
 def near_medians(found: "dict[str, np.ndarray]") -> str:
@@ -82,3 +114,27 @@ def metric_peers(name: str, params: "Params", x: "np.ndarray", labels: "np.ndarr
         return found.detach().cpu().numpy()
 
     return {"captum": theirs}
+
+
+def quantus_peers(name: str, params: "Params", x: "np.ndarray", labels: "np.ndarray", maps: "np.ndarray") -> dict[str, Callable[[], Any]]:
+    """The same metric by Quantus, of the same maps."""
+    if not installed("torch", "quantus"):
+        return {}
+    import numpy as np
+    import quantus
+
+    import irob
+    from experiments.benchmarks import peers
+
+    model = peers.TorchNetwork(irob.create("small", (28, 28, 1), 10), params).requires_grad_(False).eval().to(peers.device())
+    first = lambda array: np.ascontiguousarray(array.transpose(0, 3, 1, 2))  # noqa: E731
+    given = {"x_batch": first(x), "y_batch": labels.astype(int), "a_batch": first(maps), "softmax": name == "flipping"}
+    common = {"perturb_baseline": "black", "abs": False, "disable_warnings": True, "display_progressbar": False}
+    if name == "flipping":
+        metric = quantus.PixelFlipping(features_in_step=x[0].size // FLIPS, return_auc_per_sample=False, **common)
+    else:
+        pearson = quantus.similarity_func.correlation_pearson
+        metric = quantus.FaithfulnessCorrelation(
+            nr_runs=RUNS, subset_size=SUBSET, similarity_func=pearson, return_aggregate=False, **common
+        )
+    return {"Quantus": lambda: np.array(metric(model=model, device=peers.device(), **given)).reshape(len(x), -1).mean(axis=1)}

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from experiments.benchmarks.attack_groups import explained, pgd_200
 from experiments.benchmarks.ensemble_groups import PARTS, ensemble
-from experiments.benchmarks.explanation_groups import explanation_metric
+from experiments.benchmarks.explanation_groups import explanation_metric, faithfulness_metric
 from experiments.benchmarks.group import Group
 from experiments.benchmarks.own_groups import SIZES, own_network
 from experiments.benchmarks.training_groups import LARGE_STEPS, STEPS, training_step_group
@@ -19,6 +19,8 @@ GROUPS: dict[str, Callable[[], Group]] = {
     "grad_cam": functools.partial(explained, "grad_cam"),
     "sensitivity": functools.partial(explanation_metric, "sensitivity"),
     "infidelity": functools.partial(explanation_metric, "infidelity"),
+    "flipping": functools.partial(faithfulness_metric, "flipping"),
+    "faithfulness": functools.partial(faithfulness_metric, "faithfulness"),
 }
 # On accelerators, or where asked for: attacks in half of the precision, and networks that keep a CPU busy for minutes.
 ACCELERATOR_GROUPS: dict[str, Callable[[], Group]] = {

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from experiments.runtime.process import keep_freed_memory
 
 OURS = "irob"  # the contender that is ours
+PEER_PACKAGES = ("torch", "captum", "quantus", "torchattacks", "foolbox", "adversarial-robustness-toolbox", "tensorflow")
 
 
 class Timing(NamedTuple):

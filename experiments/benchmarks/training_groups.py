@@ -58,7 +58,9 @@ def training_step_group(name: str, method: str, dtype: str = "float32") -> Group
     network, config = of.model(), step_config(of, method)
     at_once = steps_at_once(config, network, base.defense_of(config))
     steps = "training step" if at_once == 1 else f"{at_once} training steps"
-    title = f"{steps}, {method}, {name.replace('_', ' ')}, batch {of.batch}, {of.attack_steps} attack steps"
+    title = f"{steps}, {method}, {name.replace('_', ' ')}, batch {of.batch}" + (
+        "" if method == "normal" else f", {of.attack_steps} attack steps"
+    )
     title += "" if dtype == "float32" else f", attacked in {dtype}"
     cost = floors.training_step_cost(network, method, of.batch, of.attack_steps) if isinstance(network, CAMNetwork) else None
     arguments = (at_once, name, method, dtype, *batch_of(of))
@@ -106,14 +108,14 @@ def training_peers(
 ) -> dict[str, Callable[[], Any]]:
     """As many steps by the peers that are installed."""
     steps = torch_steps(name, method, dtype, images, labels) | tensorflow_step(name, method, dtype, images, labels)
-    return {peer: functools.partial(several_times, step, at_once) for peer, step in steps.items()}
+    return {peer: functools.partial(loss_after, step, at_once) for peer, step in steps.items()}
 
 
-def several_times(step: Callable[[], Any], times: int) -> Any:
-    """What a function returns the last time."""
+def loss_after(step: Callable[[], Any], times: int) -> float:
+    """The loss of the last of so many steps; only then is it waited for, as in our call of several steps."""
     for _ in range(times - 1):
         step()
-    return step()
+    return float(step())
 
 
 def torch_steps(name: str, method: str, dtype: str, images: "np.ndarray", labels: "np.ndarray") -> dict[str, Callable[[], Any]]:
@@ -147,7 +149,7 @@ def torch_steps(name: str, method: str, dtype: str, images: "np.ndarray", labels
         step = peers.make_step(
             model, method, eps=of.eps, step_size=of.step_size, steps=of.attack_steps, learning_rate=1e-4, half=dtype == "bfloat16"
         )
-        contenders[label] = functools.partial(loss_of, step, x, t)
+        contenders[label] = functools.partial(step, x, t)
     return contenders
 
 
@@ -164,12 +166,7 @@ def tensorflow_step(name: str, method: str, dtype: str, images: "np.ndarray", la
     step = tensorflow_peers.make_step(
         network, network.initial_params(), eps=of.eps, step_size=of.step_size, steps=of.attack_steps, learning_rate=1e-4
     )
-    return {"TensorFlow graph": functools.partial(loss_of, step, images / np.float32(255), labels)}
-
-
-def loss_of(step: Callable[..., Any], *arguments: Any) -> float:
-    """The loss of a peer's step, as a number."""
-    return float(step(*arguments))
+    return {"TensorFlow graph": functools.partial(step, images / np.float32(255), labels)}
 
 
 def step_config(of: Step, method: str) -> Any:

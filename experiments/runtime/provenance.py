@@ -12,10 +12,10 @@ import irob
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on, of those that are installed: the benchmark needs not all of them."""
+def versions(*others: str) -> dict[str, str]:
+    """Versions of Python, of the packages that results depend on and of others, of those that are installed: the benchmark needs not all of them."""
     installed = {distribution.name: distribution.version for distribution in importlib.metadata.distributions()}
-    found = {name: installed[name] for name in PACKAGES if name in installed}
+    found = {name: installed[name] for name in (*PACKAGES, *others) if name in installed}
     return {"python": platform.python_version(), "irob": irob.__version__, **found}
 
 
