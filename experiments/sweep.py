@@ -9,7 +9,7 @@ Each cell, a method with a seed and a value of each varied field, is an ordinary
 fails is reported and tried again by the next call; what is finished is never run again; interrupted, the same command continues. The end is
 WORKDIR/report, in which the seeds of a method are one row: mean, lowest and highest.
 
---launcher=local runs the cells here, one after another; slurm submits them as a job array through submitit (extra irob[slurm]). For any other
+--launcher=local runs the cells here, one after another; slurm submits them as a job array through submitit (extra .[slurm]). For any other
 scheduler, --list prints what is left to do, a line for each cell: `python -m experiments.sweep ... --list | parallel`.
 """
 

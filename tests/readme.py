@@ -17,15 +17,6 @@ def lines_after(words, count):
     return [line.removeprefix("    ") for line in block.splitlines()][:count]
 
 
-def row(label):
-    """`{0.05: 0.53, ...}` of the row of a table that begins with a label; its heading has the eps. What is no number is left out."""
-    (found,) = re.findall(rf"^\| {re.escape(label)} \|.*$", TEXT, flags=re.MULTILINE)
-    table = TEXT[: TEXT.index(found)].rsplit("\n\n", 1)[-1]
-    cells = lambda line: [cell.strip().split(" ")[0] for cell in line.strip("|").split("|")][1:]
-    pairs = zip(cells(table.splitlines()[0]), cells(found), strict=True)
-    return {float(eps): float(value) for eps, value in pairs if value != "-"}
-
-
 def record():
     """The record that is shown."""
     return json.loads("".join(lines_after("and writes records such as", 3)))

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import SHARED
+from conftest import ROOT, SHARED
 
 import irob
 from experiments.data.splits import Images
@@ -45,6 +45,16 @@ def mnist_test_images():
     read = lambda name, skip: np.frombuffer(gzip.decompress((directory / name).read_bytes()), np.uint8)[skip:]
     images = read("t10k-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28, 1)
     return Images(images, read("t10k-labels-idx1-ubyte.gz", 8).astype(np.int32), {"name": "mnist", "from": "original files"})
+
+
+def recorded(name, measure, metric, protocol="paper", **fields):
+    """`{eps: value}` of the records of `experiments/results/released.json`, from which the tables of the documents are made."""
+    networks = json.loads((ROOT / "experiments" / "results" / "released.json").read_text())["networks"]
+    found = [
+        record for network in networks if (network["network"], network["protocol"]) == (name, protocol) for record in network["records"]
+    ]
+    wanted = {"measure": measure, "metric": metric, **fields}
+    return dict(sorted((record["eps"], record["value"]) for record in found if wanted.items() <= record.items()))
 
 
 def golden(name):

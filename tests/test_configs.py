@@ -21,7 +21,9 @@ def test_every_config_is_valid_plain_and_buildable(file, method):
         base.validate_config(config)
         assert base.plain_config(config) == json.loads(json.dumps(base.plain_config(config)))
         assert build_network(config).input_shape == data.DATASETS[config.dataset].image_shape
-        assert (base.defense_of(config).inner is None) == (method in ("normal", "gradient_norm", "saliency_norm", "cure", "hessian_norm"))
+        assert (base.defense_of(config).inner is None) == (
+            method in ("normal", "gradient_norm", "saliency_norm", "cure", "hessian_norm", "ssr")
+        )
 
 
 def test_bounds_are_trained_in_linf_alone():
@@ -53,13 +55,14 @@ def test_the_papers_hyper_parameters():
         assert base.plain_config(c)["defense"] == {"weight": 0.01} and c.seed == 99
 
 
-@pytest.mark.parametrize(("name", "cheaper"), [("mnist", 50), ("cifar10", 14)])
+@pytest.mark.parametrize(("name", "cheaper"), [("mnist", 50), ("fashion_mnist", 50), ("cifar10", 14)])
 def test_the_fast_schedules_keep_what_is_attacked(name, cheaper):
     fast, paper = base.load_config(f"{name}:int,fast"), base.load_config(f"{name}:int")
     base.validate_config(fast)
     assert (fast.eps, fast.defense, fast.evaluation) == (paper.eps, paper.defense, paper.evaluation)
     assert fast.num_steps * fast.attack.num_steps < paper.num_steps * paper.attack.num_steps / cheaper
-    for other in ("digits:int,fast", "fashion_mnist:int,fast"):
+    assert fast.attack.num_steps * fast.attack.step_size >= fast.eps
+    for other in ("digits:int,fast", "restricted_imagenet:int,fast"):
         with pytest.raises(UserError, match="unknown switch 'fast' in the config variant: there is tiny"):
             base.load_config(other)
 

@@ -58,6 +58,41 @@ def test_a_table_is_made_of_the_records_that_are_asked_for(folder):
     assert rendered(text, folder) == text
 
 
+def test_pairs_of_networks(folder):
+    """In both directions; adv has one seed, int two."""
+    difference = np.array(RIGHT["adv", 1][1]) - np.mean([RIGHT["int", 1][1], RIGHT["int", 2][1]], axis=0)
+    half = 1.96 * difference.std(ddof=1) / np.sqrt(6)
+    pairs = json.loads((folder / "made.json").read_text())["pairs"]
+    assert [(pair["network"], pair["other"]) for pair in pairs] == [("adv", "int (2 seeds)"), ("int (2 seeds)", "adv")]
+    for pair, sign in zip(pairs, (1, -1), strict=True):
+        assert (pair["n"], pair["eps"]) == (6, 0.1)
+        middle = sign * difference.mean()
+        assert [pair["value"], *pair["ci95"]] == pytest.approx([middle, middle - half, middle + half], abs=1e-4)
+    named = {"int (2 seeds)": "`int`, two seeds", "adv": "`adv`"}
+    spec = {"from": ["made"], "rows": ["network", "other"], "columns": "eps", "names": named}
+    lines = rendered(block(spec | {"where": {"metric": "paired_difference", "network": "int (2 seeds)"}}), folder).splitlines()
+    p = f"{pairs[1]['p_value']:.2g}".removeprefix("0")
+    low, high = (f"{value:.3f}".replace("0.", ".") for value in pairs[1]["ci95"])
+    assert lines[2:5] == [
+        "| network | other | eps .1 |",
+        "| --- | --- | --- |",
+        f"| `int`, two seeds | `adv` | .250 [{low}, {high}], p = {p} |",
+    ]
+    assert lines[6].startswith("(n 6; seeds 1, 2; in brackets 95% interval over images;")
+
+
+def test_pairs_are_of_the_same_images(tmp_path):
+    """Not of two splits, nor of two sets of measurements of which one seed has fewer; equal networks have no interval."""
+    for split in ("test", "validation"):
+        for method in ("int", "adv"):
+            right = RIGHT[method, 1]
+            write_result(result(1, right, method, split=split), arrays(right), tmp_path / f"{method}_{split}.json")
+    pairs = summarized(read_entries([str(tmp_path)]))["pairs"]
+    assert {(pair["network"], pair["other"], pair["dataset"]) for pair in pairs} == {
+        (*names, dataset) for names in (("int", "adv"), ("adv", "int")) for dataset in ("digits", "digits, validation split")
+    }
+
+
 def test_networks_are_chosen_named_and_ordered(folder):
     text = rendered(
         block(SPEC | {"names": {"int (2 seeds)": "robust maps", "adv": "`adv`"}, "headings": {"network": "by", "0.1": "attacked"}}), folder
@@ -98,7 +133,44 @@ def test_a_table_that_does_not_begin_and_end_on_lines_of_its_own_is_refused(fold
 
 def test_cells():
     assert cell({"value": 0.5, "ci95": (0.25, 1.0)}) == ".500 [.250, 1.000]"
+    assert cell({"value": -0.5, "ci95": (-1.0, 0.0), "p_value": 0.0123}) == "-.500 [-1.000, .000], p = .012"
+    assert cell({"value": 0.5, "ci95": None, "p_value": 1e-200}) == ".500, p < 1e-6"
     assert cell({"value": -0.25, "ci95": None}) == "-.250" and cell({"value": None, "ci95": None}) == "-"
+
+
+def measured(title, ours, **others):
+    contenders = {"irob": {"median": ours, "ratio": 1.0, "rounds": 9}} | {
+        name: {"median": ours * ratio, "ratio": ratio, "rounds": 7} for name, ratio in others.items()
+    }
+    return {"name": title, "title": f"the {title}", "load": 0.25, "matmul_peak": 2.1e11, "contenders": contenders}
+
+
+def test_tables_of_speed(tmp_path):
+    rows = [{"memory": 5e8}, {"memory": 2e9}]
+    scaling = {"name": "scaling", "title": "a step", "contenders": {}, "exponents": {"side": 2.0, "classes": None}, "scaling": rows}
+    groups = [measured("map", 0.0123, captum=7.04, PyTorch=250.0) | {"fraction_of_floor": 0.5}, measured("step", 1.5), scaling]
+    whole = {"device": "2 x cpu", "versions": {"irob": "1", "jax": "2", "torch": "3", "numpy": "4"}, "groups": groups}
+    (tmp_path / "speed.json").write_text(json.dumps(whole))
+    text = rendered('<!-- benchmark: {"from": "speed"} -->\n<!-- /benchmark -->\n', tmp_path)
+    assert text.splitlines()[1:-1] == [
+        "|  | ours | the floor, as a part of it | the others take |",
+        "| --- | --- | --- | --- |",
+        "| the map | 12.3 ms | 50% | captum 7.0 times; PyTorch 250 times |",
+        "| the step | 1.5 s |  |  |",
+        "",
+        "a step: its time grows as the power side 2.00 of these; memory up to 2.0 GB.",
+        "",
+        "(2 x cpu; irob 1, jax 2, torch 3; matrix products at 210 GFLOP/s; load before a row at most 0.2; medians of 7 rounds or more;"
+        " `experiments/results/speed.json`)",
+    ]
+    assert rendered(text, tmp_path) == text
+    chosen = rendered('<!-- benchmark: {"from": "speed", "groups": ["step"]} -->\n<!-- /benchmark -->\n', tmp_path)
+    assert "the step" in chosen and "the map" not in chosen and "power" not in chosen
+    growth = rendered('<!-- benchmark: {"from": "speed", "groups": ["scaling"]} -->\n<!-- /benchmark -->\n', tmp_path)
+    assert growth.splitlines()[1].startswith("a step: its time grows") and "|" not in growth and "irob 1" in growth
+    for spec in ('{"from": "none"}', '{"groups": []}', '{"from": "speed", "groups": ["gone"]}', "nothing"):
+        with pytest.raises(UserError, match="benchmark: "):
+            rendered(f"<!-- benchmark: {spec} -->\n<!-- /benchmark -->\n", tmp_path)
 
 
 def test_what_the_documents_say_is_what_the_results_say():

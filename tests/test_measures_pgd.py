@@ -6,7 +6,6 @@ import itertools
 import jax
 import numpy as np
 import pytest
-import readme
 import released_weights
 
 from experiments.evaluation.attacks import check_perturbations
@@ -127,7 +126,8 @@ def test_the_description_follows_from_the_options():
 )
 def test_the_papers_protocol_gives_the_authors_numbers_on_their_networks(name, theirs):
     """Which are those of the guide."""
-    expected = readme.row(f"`{name}`, accuracy, `paper`")
+    recorded = released_weights.recorded
+    expected = recorded(name, "pgd", "clean_accuracy") | recorded(name, "pgd", "robust_accuracy")
     assert expected | theirs == expected
     evaluation = Evaluation(released_weights.model(name), released_weights.mnist_test_images(), tuple(expected), 50)
     found = pgd.eps_outcomes(evaluation, PAPER, 200, evaluation.indices(PAPER.images))

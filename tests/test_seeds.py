@@ -13,6 +13,7 @@ from experiments.reports.records import proportion_record
 from experiments.reports.results import MeasureInfo, Result, write_result
 from experiments.reports.seeds import mean_over_seeds, over_seeds
 from experiments.reports.strongest import strongest_tables
+from experiments.reports.summary import summarized
 from irob.metrics import mcnemar, paired_difference
 
 LABELS = np.arange(6) % 3
@@ -130,6 +131,8 @@ def test_lowest_accuracies_of_seeds_that_were_attacked_otherwise_are_not_average
     more = {key.replace("pgd/", "autoattack/"): value for key, value in auto.arrays.items()}
     lowest, _ = strongest_tables([*entries, auto._replace(result=made, arrays=more)])
     assert {row[0] for row in texts(lowest)[1:]} == {"adv", "int, seed 1", "int, seed 2"}
+    pairs = summarized([*entries, auto._replace(result=made, arrays=more)])["pairs"]
+    assert {pair["network"] for pair in pairs} == {"adv", "int, seed 1", "int, seed 2"}
 
 
 def test_a_row_of_several_seeds_is_the_mean_with_the_range(entries):

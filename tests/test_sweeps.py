@@ -207,7 +207,7 @@ def test_parameters_of_the_cluster():
 
 def test_without_submitit_the_cluster_is_refused_with_the_way_out(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(UserError, match=r"pip install 'irob\[slurm\]', or use --list"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[slurm\]', or use --list"):
         list(launchers.run_on_cluster([made(tmp_path, "a", "")], tmp_path, {}))
 
 

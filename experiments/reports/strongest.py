@@ -37,7 +37,7 @@ def under_attack(entries: Sequence[Entry]) -> Iterator[UnderAttack]:
     for entry, measure in itertools.product(entries, ATTACKED):
         found = entry.of(measure)
         records = found.records("robust_accuracy")
-        if not records or "indices" not in found.arrays or any(record.get("target") is not None for record in records):
+        if not records or not {"indices", "labels"} <= set(found.arrays) or any(record.get("target") is not None for record in records):
             continue
         names = [name for name in found.arrays if name.startswith("predictions_")]
         labels = found.arrays["labels"]
@@ -171,28 +171,60 @@ def disagreements(entries: Sequence[Entry]) -> list[tuple[str, float, str]]:
 
 
 def masked_gradients(entries: Sequence[Entry]) -> list[str]:
-    """Which networks random search takes more from than gradient attacks do."""
+    """From which networks random search takes more than gradient attacks do, at most one sentence."""
     worst: dict[str, tuple[float, Record]] = {}
     for entry, measure in itertools.product(entries, ATTACKED):
         for record in entry.of(measure).records("robust_accuracy"):
             gap = (record.get("white_box") or 0.0) - (record.value or 0.0)
             if gap > max(MASKED, worst[entry.label][0] if entry.label in worst else 0.0):
                 worst[entry.label] = (gap, record)
-    return [
-        f"{label}: random search, which uses no gradient, takes {100 * gap:.1f} points at {record['norm']} eps {record['eps']:.4g} ({record.measure})"
-        " that the gradient attacks missed, a sign of masked gradients or of too few restarts: accuracy under these alone overstates its robustness."
-        for label, (gap, record) in worst.items()
+    taken = [
+        f"from {label} {100 * gap:.1f} points at {record['norm']} eps {record['eps']:.4g} ({record.measure})"
+        for label, (gap, record) in sorted(worst.items(), key=lambda item: -item[1][0])
     ]
+    return taken and [
+        f"Random search, which uses no gradient, takes what the gradient attacks missed, {', '.join(taken)}: a sign of masked gradients or of too few"
+        " restarts. Accuracy under gradient attacks alone overstates robustness."
+    ]
+
+
+class PairOfNetworks(NamedTuple):
+    """Two networks under attack at eps on the same images. a, b: `[n]`, the proportions of their seeds that are right."""
+
+    first: Family
+    second: Family
+    eps: float
+    a: np.ndarray
+    b: np.ndarray
+
+
+def pairs(networks: Sequence[Family]) -> Iterator[PairOfNetworks]:
+    """Each two networks at each eps, where the images are the same."""
+    for first, second in itertools.combinations(networks, 2):
+        if (first.members[0].norm, first.members[0].indices) == (second.members[0].norm, second.members[0].indices):
+            for eps in sorted(set(first.common) & set(second.common)):
+                yield PairOfNetworks(first, second, eps, first.robust(eps), second.robust(eps))
+
+
+def pair_records(entries: Sequence[Entry]) -> Iterator[dict[str, Any]]:
+    """How much more often each network is right than each other one on the same images: the mean paired difference with its 95% interval over images,
+    which is None where all differences are equal. p is exact (McNemar) for two single seeds, else that of the mean difference.
+    """
+    for images in dict.fromkeys(entry.images for entry in entries):
+        for first, second, eps, a, b in pairs(families([entry for entry in entries if entry.images == images])):
+            for one, other, x, y in ((first, second, a, b), (second, first, b, a)) if len(a) > 1 else ():
+                found, mean = compared(x, y), paired_difference(x, y)
+                names = {"network": one.label, "other": other.label, "dataset": images, "measure": "pairs", "metric": "paired_difference"}
+                counts = {"n": len(x), "only_first": found.only_first, "only_other": found.only_second, "p_value": found.p_value}
+                interval = [mean.low, mean.high] if mean.low < mean.high else None
+                yield {**names, "norm": one.members[0].norm, "eps": eps, **counts, "value": mean.value, "ci95": interval}
 
 
 def pairs_table(networks: Sequence[Family]) -> Table:
     """Each two networks on the same images: who is right where the other is not."""
     rows: list[list[Cell]] = []
-    for first, second in itertools.combinations(networks, 2):
-        if (first.members[0].norm, first.members[0].indices) == (second.members[0].norm, second.members[0].indices):
-            for eps in sorted(set(first.common) & set(second.common)):
-                a, b = first.robust(eps), second.robust(eps)
-                rows.append(cells([first.label, second.label, f"{eps:.4f}", f"{a.mean():.3f}", f"{b.mean():.3f}", *compared(a, b).texts()]))
+    for first, second, eps, a, b in pairs(networks):
+        rows.append(cells([first.label, second.label, f"{eps:.4f}", f"{a.mean():.3f}", f"{b.mean():.3f}", *compared(a, b).texts()]))
     header = ["network", "other network", "eps", "lowest known", "of the other", "only the first", "only the other", "p"]
     notes = [
         "The same images under everything that was measured of both. p: exact McNemar test that both are robust equally often, two-sided; of several"

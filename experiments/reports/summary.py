@@ -6,6 +6,7 @@ from typing import Any
 
 from experiments.reports.entries import Entry
 from experiments.reports.seeds import over_seeds
+from experiments.reports.strongest import pair_records
 from experiments.runtime import provenance
 
 SCHEMA = 1  # under a key of its own: a folder of results may hold a summary, too
@@ -13,8 +14,11 @@ LEFT_OUT = ("class_accuracy",)  # metrics of which there is a record for each cl
 
 
 def summarized(entries: Sequence[Entry]) -> dict[str, Any]:
-    """Every network, the seeds of a training together, with its records and where they come from, and the command that is writing them."""
-    return {"summary": SCHEMA, "command": provenance.command(), "networks": [_network(entry) for entry in over_seeds(entries)]}
+    """Every network, the seeds of a training together, with its records and where they come from, the paired differences of networks, and the command
+    that is writing them.
+    """
+    networks = [_network(entry) for entry in over_seeds(entries)]
+    return {"summary": SCHEMA, "command": provenance.command(), "networks": networks, "pairs": list(pair_records(entries))}
 
 
 def _network(entry: Entry) -> dict[str, Any]:
@@ -45,5 +49,6 @@ def as_text(content: dict[str, Any]) -> str:
         records = ",\n   ".join(json.dumps(record) for record in network["records"])
         rest = json.dumps({key: value for key, value in network.items() if key != "records"}, sort_keys=True)
         networks.append(f'{rest[:-1]},\n  "records": [\n   {records}\n  ]}}')
-    rest = json.dumps({key: value for key, value in content.items() if key != "networks"})
-    return f'{rest[:-1]}, "networks": [\n ' + ",\n ".join(networks) + "\n]}\n"
+    rest = json.dumps({key: value for key, value in content.items() if key not in ("networks", "pairs")})
+    pairs = ",\n ".join(map(json.dumps, content["pairs"]))
+    return f'{rest[:-1]}, "networks": [\n ' + ",\n ".join(networks) + f'\n], "pairs": [\n {pairs}\n]}}\n'

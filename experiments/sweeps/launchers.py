@@ -146,7 +146,7 @@ def run_on_cluster(
     try:
         import submitit
     except ImportError as error:
-        raise UserError("--launcher=slurm needs submitit: pip install 'irob[slurm]', or use --list with a scheduler of your own") from error
+        raise UserError("--launcher=slurm needs submitit: pip install -e '.[slurm]', or use --list with a scheduler of your own") from error
     typed = {name: int(value) if value.lstrip("-").isdecimal() else value for name, value in parameters.items()}
     try:
         often = {"slurm_max_num_timeout": MOST_REQUEUES} if cluster == "slurm" else {}
