@@ -51,6 +51,7 @@ setup(
             "beartype>=0.20",
             "hypothesis>=6.100",
             "ipykernel>=6.29",  # the notebooks run in the tests
+            "latex2mathml>=3.77",
             "mypy>=1.15",
             "nbclient>=0.10",
             "nbformat>=5.10",
@@ -63,7 +64,7 @@ setup(
             "setuptools>=71",  # to build the wheel that is tested
         ],
         "prepare": ["tensorflow>=2.18"],  # only to download and write data sets; reading needs none
-        "docs": ["pdoc>=15.0"],  # experiments.site
+        "docs": ["latex2mathml>=3.77", "pdoc>=15.0"],  # experiments.site
         "slurm": ["submitit>=1.5"],  # experiments.sweep on a cluster
         "tensorboard": ["tensorboard>=2.18"],  # to look at the event files
         # the peers of experiments.benchmark

@@ -3,7 +3,8 @@
     python -m experiments.documents [--check] [README.md ...]
 
 A table stands between `<!-- results: {...} -->` and `<!-- /results -->`; experiments/reports/documents.py says what the first line has. The results
-are summary.json files of reports, in experiments/results. --check writes nothing and fails if a document says anything else than they do.
+are summary.json files of reports, in experiments/results. Tables of speed stand between the same lines with `benchmark`, of which
+experiments/reports/benchmark_tables.py is the reader. --check writes nothing and fails if a document says anything else than they do.
 """
 
 import pathlib

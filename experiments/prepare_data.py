@@ -2,7 +2,7 @@
 
     python -m experiments.prepare_data --dataset mnist [--data_dir DIR] [--raw_dir DIR_WITH_THE_ORIGINAL_FILES]
 
-Downloads through tfds, which needs TensorFlow (pip install 'irob[prepare]') and verifies checksums; tfds:NAME is any image classification set of it.
+Downloads through tfds, which needs TensorFlow (pip install -e '.[prepare]') and verifies checksums; tfds:NAME is any image classification set of it.
 With --raw_dir it takes the original files from there, without network and without TensorFlow: the four idx files of mnist or fashion_mnist (packed or
 not), cifar-10-binary.tar.gz of cifar10. restricted_imagenet always needs --raw_dir, with ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar, and
 TensorFlow.

@@ -1,4 +1,4 @@
-"""Builds the documentation site: README, the guide, claims, and the reference of every public name, by pdoc.
+"""Builds the documentation site: README, the guide, claims, notebooks, and the reference of every public name, by pdoc.
 
     pip install -e '.[docs]' && python -m experiments.site --out site
 
@@ -6,6 +6,7 @@ Names that cannot be documented and links that lead nowhere are errors.
 """
 
 import html.parser
+import json
 import os
 import pathlib
 import re
@@ -13,6 +14,7 @@ import shutil
 import typing
 import urllib.parse
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 from absl import flags
@@ -38,19 +40,20 @@ def build(out: pathlib.Path) -> int:
     """Writes the site; returns the number of pages.
 
     Raises:
-      UserError: if pdoc is not installed, the documents are not there, or a link leads nowhere.
+      UserError: if a package is not installed, the documents are not there, a formula cannot be read, or a link leads nowhere.
     """
     from experiments.reports.documents import DOCUMENTS
     from experiments.runtime.errors import UserError, one_line, refuse
 
     refuse(not (ROOT / "README.md").exists(), "the documents are not here: build the site from a clone of the project")
     try:
+        import latex2mathml  # noqa: F401
         import pdoc
         import pdoc.doc
         import pdoc.doc_types
         import pdoc.render
     except ImportError as error:
-        raise UserError("pdoc is not installed: pip install -e '.[docs]'") from error
+        raise UserError(f"{error.name} is not installed: pip install -e '.[docs]'") from error
     pdoc.doc.safe_eval_type = pdoc.doc_types.safe_eval_type = as_written  # type: ignore[assignment]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -60,16 +63,66 @@ def build(out: pathlib.Path) -> int:
             pdoc.pdoc(*MODULES, output_directory=out)
         except UserWarning as error:
             raise UserError(f"something cannot be documented: {one_line(error)}") from error
-    pages = {page: title for name, (page, title) in DOCUMENTS.items() if (ROOT / name).exists()}
-    for name, (page, title) in DOCUMENTS.items():
-        if (ROOT / name).exists():
-            content = pdoc.render.to_html(linked((ROOT / name).read_text(), name))
-            whole = pdoc.render.env.get_template("page.html.jinja2").render(title=title, pages=pages, modules=TOPICS, content=content)
-            (out / page).write_text(whole)
+    documents = {name: row for name, row in (DOCUMENTS | notebooks()).items() if (ROOT / name).exists()}
+    for name, (page, title) in documents.items():
+        text = as_markdown((ROOT / name).read_text()) if name.endswith(".ipynb") else (ROOT / name).read_text()
+        content = as_page(linked(text, name), name, pdoc.render.to_html)
+        template = pdoc.render.env.get_template("page.html.jinja2")
+        (out / page).write_text(template.render(title=title, pages=dict(documents.values()), modules=TOPICS, content=content))
     shutil.copytree(ROOT / ".readme", out / "figures", dirs_exist_ok=True)
     broken = broken_links(out)
     refuse(bool(broken), f"{len(broken)} links lead nowhere: {'; '.join(broken[:5])}")
     return len(list(out.rglob("*.html")))
+
+
+def notebooks() -> dict[str, tuple[str, str]]:
+    """Of each notebook its page on the site and its title, as `DOCUMENTS` has them of documents."""
+    found = {}
+    for file in sorted((ROOT / "experiments" / "notebooks").glob("*.ipynb")):
+        title = "".join(json.loads(file.read_text())["cells"][0]["source"]).partition("\n")[0].lstrip("# ")
+        found[str(file.relative_to(ROOT))] = (f"notebook_{file.stem}.html", title)
+    return found
+
+
+def as_markdown(notebook: str) -> str:
+    """A notebook as a document: its code in fences, and after it what is stored of its output, text and figures."""
+    parts = []
+    for cell in json.loads(notebook)["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        for output in cell.get("outputs", ()):
+            data = output.get("data", {"text/plain": output.get("text", "")})
+            if "image/png" in data:
+                parts.append(f'<img alt="figure" src="data:image/png;base64,{"".join(data["image/png"]).strip()}">')
+            elif text := "".join(data.get("text/plain", "")).strip():
+                parts.append(f"```text\n{text}\n```")
+    return "\n\n".join(parts)
+
+
+def as_page(text: str, document: str, to_html: Callable[[str], str]) -> str:
+    """A document as HTML: formulas, in fences of the language `math`, as MathML, which browsers show without a script.
+
+    Raises:
+      UserError: for a formula that is no TeX, has an unknown command of it, or is no paragraph of its own.
+    """
+    from latex2mathml.converter import convert
+
+    from experiments.runtime.errors import UserError, refuse
+
+    formulas: list[str] = []
+
+    def marked(found: re.Match[str]) -> str:
+        try:
+            formulas.append(convert(found[1], display="block"))
+        except Exception as error:  # of many kinds, which have no common one
+            raise UserError(f"{document}: a formula is no TeX ({type(error).__name__}): {found[1]}") from error
+        refuse("\\" in formulas[-1], f"{document}: a formula has what is not known of TeX: {found[1]}")
+        return f"\n\nFORMULA-{len(formulas) - 1}\n\n"
+
+    page = to_html(re.sub(r"^```math\n(.*?)\n```$", marked, text, flags=re.DOTALL | re.MULTILINE))
+    page = re.sub(r"<p>FORMULA-(\d+)</p>", lambda found: f'<div class="formula">{formulas[int(found[1])]}</div>', page)
+    refuse("FORMULA-" in page, f"{document}: a formula must be a paragraph of its own")
+    return page
 
 
 class _SourceText:
@@ -95,15 +148,16 @@ def linked(text: str, document: str) -> str:
     """
     from experiments.reports.documents import DOCUMENTS
 
-    folder = pathlib.PurePosixPath(document).parent
+    folder, places = pathlib.PurePosixPath(document).parent, DOCUMENTS | notebooks()
+    places["experiments/notebooks"] = next((row for name, row in places.items() if name.endswith(".ipynb")), ("index.html", ""))
 
     def place(found: re.Match[str]) -> str:
         words, address, part = found.groups()
         target = os.path.normpath(folder / address)
         if re.match(r"\w+:", address):
             return found[0]
-        if target in DOCUMENTS:
-            return f"[{words}]({DOCUMENTS[target][0]}{part or ''})"
+        if target in places:
+            return f"[{words}]({places[target][0]}{part or ''})"
         if target.startswith(".readme/"):
             return f"[{words}]({target.replace('.readme/', 'figures/')})"
         return words if (ROOT / target).exists() else found[0]

@@ -52,6 +52,7 @@ def pytest_runtest_setup(item):
 
 
 def pytest_collection_modifyitems(config, items):
+    items.sort(key=lambda item: item.path.name != "test_documents.py")  # the file that takes longest begins first
     if not config.getoption("--slow"):
         for item in items:
             if "slow" in item.keywords:

@@ -130,3 +130,10 @@ def test_the_readme_counts_what_there_is():
     assert f"| by {len(set(irob.DEFENSES) - {'normal'})} methods |" in text
     assert f"| {words[len(irob.maps.EXPLAINERS)]} maps |" in text and f"| {words[len(irob.attacks.MAP_ATTACKS)]}, and the sneaking" in text
     assert f"AutoAttack and {words[len(set(irob.attacks.ATTACKS) - of_autoattack)]} more by name" in text
+
+
+def test_the_page_of_mathematics_names_every_method_and_map():
+    from conftest import ROOT
+
+    text = (ROOT / "experiments" / "guide" / "mathematics.md").read_text()
+    assert [name for name in (*irob.DEFENSES, *irob.maps.EXPLAINERS) if f"`{name}`" not in text] == []

@@ -177,7 +177,7 @@ def test_prepare_data_refuses(dataset, raw_dir, message):
 
 def test_prepare_data_says_how_to_get_tensorflow(monkeypatch):
     monkeypatch.setattr(prepare.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'irob\[prepare\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[prepare\]'"):
         prepare.prepare("mnist", None, None)
 
 

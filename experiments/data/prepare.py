@@ -58,7 +58,7 @@ def prepare(dataset: str, data_dir: str | None, raw_dir: str | None) -> str:
 def through_tfds(dataset: str, data_dir: str | None, raw_dir: str | None) -> None:
     """Downloads (or takes from raw_dir) and writes as tfds does, checksums verified."""
     if importlib.util.find_spec("tensorflow") is None:
-        raise UserError("downloading data needs TensorFlow (reading it does not): pip install 'irob[prepare]'")
+        raise UserError("downloading data needs TensorFlow (reading it does not): pip install -e '.[prepare]'")
     import tensorflow_datasets as tfds
 
     name = TFDS_NAMES.get(dataset) or place_and_size(dataset.removeprefix("tfds:"))[0]

@@ -1,5 +1,6 @@
 """Files that were damaged, each in seven ways: the right value, or one line."""
 
+import gc
 import json
 import shutil
 
@@ -19,6 +20,13 @@ from experiments.runtime.variables import read_variables
 from experiments.training.loop import train
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # what orbax's reads leave after an error
+
+
+@pytest.fixture(autouse=True)
+def nothing_left():
+    """What an error left is collected here, where its warnings are ignored, not in a later test."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="module")
