@@ -10,7 +10,7 @@ Fields of the config (default: those of experiments/configs/base.py, which the c
 
 {fields}
 
-and --config.defense.OPTION=VALUE for the options of the method (irob/defenses.py).
+and --config.defense.OPTION=VALUE for the options of the method (irob/defenses/).
 """
 
 import sys
