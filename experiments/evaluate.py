@@ -65,7 +65,7 @@ def main() -> None:
     class_names = data.find_dataset(model.dataset).classes
     classes = tuple(sorted({class_index(text, class_names, "classes") for text in flag.classes or ()}))
     chosen = choose_measures(names, flag.protocol, texts, flag.num_examples, split.labels, classes)
-    evaluation = Evaluation(model, split, ladder, flag.batch_size, flag.quiet)
+    evaluation = Evaluation(model, split, ladder, flag.batch_size, quiet=flag.quiet)
     check_measures(evaluation, chosen, flag.protocol)
     for name in ("eps", "norm", "seed"):
         read = any(name in measure.reads for measure, _ in chosen.values())

@@ -248,8 +248,7 @@ class BatchRun:
             raise ValueError("an nnx module may change after it is compiled: give irob.bind(irob.models.from_nnx(module, ...), params)")
         bound: tuple[Any, Params] = (model.network, model.params) if isinstance(model, BoundModel) else (model, ())
         self.function, self.params = bound
-        batch_size = images_at_a_time() if batch_size is None else batch_size
-        for name, count in (("num_steps", num_steps), ("batch_size", batch_size)):
+        for name, count in (("num_steps", num_steps), ("batch_size", 1 if batch_size is None else batch_size)):
             checked_count(name, count)
         self.images, self.num_classes = checked_images(self.function, self.params, images)
         self.labels = own = checked_labels(labels, len(self.images), self.num_classes, "labels")
@@ -265,7 +264,8 @@ class BatchRun:
             raise ValueError(f"{type(attack_of).__name__} goes to where its loss is 0, the decision boundary: give the loss 'margin' alone")
         # With its type, because a record equals any other with the same fields.
         self.spec = (attack_of, type(attack_of), loss_of, num_steps, targets is not None)
-        self.batch_size, self.progress = batch_size, progress
+        self.batch_size = images_at_a_time(*self.images.shape[1:3]) if batch_size is None else batch_size
+        self.progress = progress
 
     def restart(self, number: int, rows: np.ndarray, start: Array | None) -> dict[str, np.ndarray]:
         """The attacked images and predictions of one restart, of the images in these rows."""

@@ -249,6 +249,12 @@ def on_cpu() -> bool:
     return jax.default_backend() == "cpu"
 
 
-def images_at_a_time() -> int:
-    """Images in a batch, on all devices together, that attacks are fast with: 32 a core of a CPU, whose caches hold about so many; otherwise 256."""
-    return 32 * max(jax.local_device_count(), os.cpu_count() or 1) if on_cpu() else 256
+def images_at_a_time(height: int, width: int) -> int:
+    """Images in a batch, on all devices together, that attacks are fast with: at most 256; on a CPU 32 of 32 x 32 pixels a core, whose caches hold
+    about so many, and of larger ones fewer.
+    """
+    if not on_cpu():
+        return 256
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    a_core = min(max(32 * 32 * 32 // (height * width), 1), 32)
+    return min(a_core * max(jax.local_device_count(), cores), 256)

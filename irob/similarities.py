@@ -87,7 +87,7 @@ def spearman(a: Float[Array, "*shape"], b: Float[Array, "*shape"]) -> Scalar:
       a, b: arrays of one shape.
 
     Returns:
-      A scalar in [-1, 1]; NaN if a map is constant.
+      A scalar in [-1, 1]; NaN if a map is constant, or NaN somewhere.
 
     Raises:
       ValueError: for two shapes.
@@ -98,7 +98,8 @@ def spearman(a: Float[Array, "*shape"], b: Float[Array, "*shape"]) -> Scalar:
     >>> round(float(spearman(jnp.array([1.0, 2.0, 9.0]), jnp.array([2.0, 1.0, 3.0]))), 4)
     0.5
     """
-    return pearson(*(ranks(each) for each in _of_one_shape(a, b)))
+    a, b = _of_one_shape(a, b)
+    return jnp.where(jnp.any(jnp.isnan(a) | jnp.isnan(b)), jnp.nan, pearson(ranks(a), ranks(b)))
 
 
 def ranks(values: Float[Array, "*shape"]) -> Float[Array, " n"]:

@@ -125,7 +125,7 @@ class Model(Protocol):
     def head_kernel(self, params: Params) -> Head:
         """The linear layer `[K, C]` that reads the maps off the last feature map."""
 
-    def smooth(self, beta: float = ...) -> Model:
+    def smooth(self, beta: float = 1.0) -> Model:
         """The same network with a softplus, log(1 + exp(beta x)) / beta, for relu. It takes the same parameters and has second derivatives."""
 
 

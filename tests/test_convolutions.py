@@ -78,6 +78,17 @@ def test_second_derivatives_exist(size, width, stride, inputs, outputs, random):
     np.testing.assert_allclose(ours, xlas, rtol=1e-3, atol=1e-4 * np.abs(xlas).max())
 
 
+def test_images_at_a_time(monkeypatch):
+    """By cores, at most 256; of larger images fewer."""
+    monkeypatch.setattr(convolutions, "on_cpu", lambda: True)
+    monkeypatch.setattr(jax, "local_device_count", lambda: 1)
+    for cores, side, expected in ((2, 28, 64), (2, 64, 16), (2, 224, 2), (64, 32, 256), (64, 224, 64)):
+        monkeypatch.setattr(convolutions.os, "sched_getaffinity", lambda _, cores=cores: range(cores))
+        assert convolutions.images_at_a_time(side, side) == expected
+    monkeypatch.setattr(convolutions, "on_cpu", lambda: False)
+    assert convolutions.images_at_a_time(224, 224) == 256
+
+
 def test_kernel_gradients_are_refused(random):
     x, kernel, bias = case(8, 3, 2, 2, random)
     with pytest.raises(ValueError, match=r"use explain\(params, x\) instead"):

@@ -1,5 +1,6 @@
 """Tables of documents from summaries: what stands in a document is what the results say."""
 
+import dataclasses
 import json
 import re
 
@@ -87,10 +88,30 @@ def test_pairs_are_of_the_same_images(tmp_path):
         for method in ("int", "adv"):
             right = RIGHT[method, 1]
             write_result(result(1, right, method, split=split), arrays(right), tmp_path / f"{method}_{split}.json")
+    equal = RIGHT["int", 1]
+    write_result(result(1, equal, "trades"), arrays(equal), tmp_path / "equal.json")
+    fewer = tuple(right[:4] for right in RIGHT["adv", 1])
+    write_result(result(1, fewer, "int2"), arrays(fewer), tmp_path / "fewer.json")
     pairs = summarized(read_entries([str(tmp_path)]))["pairs"]
+    (same,) = (pair for pair in pairs if (pair["network"], pair["other"]) == ("int", "trades"))
+    assert (same["value"], same["ci95"], same["p_value"]) == (0.0, None, 1.0)
+    assert not any("int2" in (pair["network"], pair["other"]) for pair in pairs)
+    pairs = [pair for pair in pairs if "trades" not in (pair["network"], pair["other"])]
     assert {(pair["network"], pair["other"], pair["dataset"]) for pair in pairs} == {
         (*names, dataset) for names in (("int", "adv"), ("adv", "int")) for dataset in ("digits", "digits, validation split")
     }
+
+
+def test_a_pair_has_the_eps_of_its_records(tmp_path):
+    """To its last digit, so that a table of both has one column."""
+    eps = 8 / 255
+    for method in ("int", "adv"):
+        made = result(1, RIGHT[method, 1], method)
+        records = [dataclasses.replace(r, settings=r.settings | ({"eps": eps} if r.settings["eps"] else {})) for r in made.records]
+        write_result(
+            dataclasses.replace(made, records=records), arrays(RIGHT[method, 1]) | {"pgd/eps": np.array([0.0, eps])}, tmp_path / f"{method}.json"
+        )
+    assert {pair["eps"] for pair in summarized(read_entries([str(tmp_path)]))["pairs"]} == {eps}
 
 
 def test_networks_are_chosen_named_and_ordered(folder):

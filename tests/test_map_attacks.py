@@ -15,6 +15,7 @@ from experiments.evaluation.measures import map_attacks
 from experiments.reports.entries import Entry
 from experiments.runtime.errors import UserError
 from irob.attacks import MAP_ATTACKS, Given, LInf, best_of_pgd, constant_steps, copying, keeps, leaves, map_attack, on_maps, reaches
+from irob.maps import BETAS, OwnGradients, frozen, map_of_class
 
 LOGITS = np.array([1.0, 3.0, 2.5], np.float32)
 
@@ -73,14 +74,15 @@ def test_the_demand_comes_before_the_damage(random):
 def test_each_attack_by_name_does_its_damage(name, trained, digits):
     """More than random points of the ball do, of those that fulfill the demand."""
     network, params = trained.network, trained.params
-    x = (digits.images[0] / np.float32(255)).astype(np.float32)
-    label = int(jnp.argmax(network.explain(params, x).logits))
-    explain = jax.jit(
-        lambda z: irob.Explanation(network.explain(params, z).maps[..., label : label + 1], network.explain(params, z).logits)
-    )
+    x, next_x = (digits.images[:2] / np.float32(255)).astype(np.float32)
     row = MAP_ATTACKS[name]
-    other = explain((digits.images[1] / np.float32(255)).astype(np.float32)).maps
-    damage, must, ball = row.damage(Given(explain(x).maps, other, 8)), keeps(label), LInf(0.2)
+    second, label = (int(c) for c in np.argsort(network.explain(params, x).logits)[-2:])
+    shown = second if row.of_target else label
+    explain = jax.jit(
+        lambda z: irob.Explanation(network.explain(params, z).maps[..., shown : shown + 1], network.explain(params, z).logits)
+    )
+    clean, other = (network.explain(params, z).maps[..., label : label + 1] for z in (x, next_x))
+    damage, must, ball = row.damage(Given(clean, other, 8)), keeps(shown), LInf(0.2)
     found = jax.jit(
         lambda: map_attack(
             explain, damage, functools.partial(irob.attacks.PGD(), ball=ball, x=x, key=jax.random.key(0), num_steps=60), must
@@ -114,6 +116,51 @@ def test_the_measure_agrees_with_scipy(measured):
     assert record.value == pytest.approx(measured.arrays["cam/away/eps 0.1/spearman"].mean(), abs=1e-6)
     assert {r["versus"] for r in measured.records if r.get("attack") == "manipulation" and r.metric != "fulfilled"} == {"copied"}
     np.testing.assert_array_equal(measured.arrays["cam/copied"][0], measured.arrays["cam/clean"][1])
+
+
+def test_what_is_ascended_is_judged_by_the_networks_own_map(trained, digits):
+    """Of maps on the pixels each restart ascends another softplus network; positions are those of the network's own map."""
+    network, params = trained.network, trained.params
+    options = map_attacks.Options(images=First(2), map=("saliency",), num_steps=2, k=20, map_attacks=("top_k", "region", "manipulation"))
+    evaluation = Evaluation(trained, digits, (0.1,), 2)
+    indices = evaluation.indices(options.images)
+    found = map_attacks.run(evaluation, options)
+    images = (digits.images[:2] / np.float32(255)).astype(np.float32)
+
+    def own_of(x, z):
+        attribute = map_of_class("saliency", OwnGradients(network), frozen(params), jnp.argmax(network.explain(params, x).logits))
+        return jnp.sum(attribute(z), axis=-1, keepdims=True)
+
+    own = [own_of(x, x) for x in images]
+    for i in range(2):
+        np.testing.assert_allclose(found.arrays["saliency/clean"][i], own[i], atol=1e-5)
+        np.testing.assert_allclose(found.arrays["saliency/copied"][i], own[1 - i], atol=1e-5)
+    for name in options.map_attacks:
+        specs = [map_attacks.AttackOnMap("linf", "saliency", options.map_attacks, options.k, 2, beta) for beta in BETAS]
+        cleans = [
+            evaluation.map_examples("clean", map_attacks.clean_maps_check, spec, (evaluation.random_key(0),), indices) for spec in specs
+        ]
+        assert not np.allclose(cleans[0]["ascended"], cleans[1]["ascended"]) and np.array_equal(cleans[0]["map"], cleans[1]["map"])
+        ways = [
+            (spec, tuple(np.roll(clean[key], -1, axis=0) for key in ("ascended", "map"))) for spec, clean in zip(specs, cleans, strict=True)
+        ]
+        best = map_attacks.best_of_restarts(evaluation, options, name, 0.1, indices, ways)
+        for i in np.flatnonzero(best["fulfilled"]):
+            damage = MAP_ATTACKS[name].damage(Given(own[i], own[1 - i], options.k))
+            np.testing.assert_allclose(best["score"][i], damage(best["maps"][i]), rtol=1e-3, atol=1e-5)
+            assert best["score"][i] >= damage(own[i]) - 1e-5
+        assert best["fulfilled"].all()
+
+
+def test_positions_are_those_of_the_map_that_ranks_them():
+    """A map with all its mass in the upper left, by the positions of one with all of it in the lower right, and by its own."""
+    lower_right, upper_left = (jnp.zeros((4, 4, 1)).at[i, i].set(1.0) for i in (3, 0))
+    for name, ranked, own in (("top_k", 0.0, -1.0), ("region", 1.0, 0.0)):
+        damages = [
+            MAP_ATTACKS[name].damage(given)(upper_left)
+            for given in (Given(upper_left, upper_left, 1, ranked=lower_right), Given(upper_left, upper_left, 1))
+        ]
+        assert [float(damage) for damage in damages] == pytest.approx([ranked, own], abs=1e-6), name
 
 
 def test_joint_shows_the_clean_map_for_another_class(measured, trained, digits):
@@ -161,6 +208,9 @@ def test_what_cannot_be_attacked_is_refused_before(trained, digits):
     map_attacks.check(evaluation, OPTIONS)  # class activation maps need none
     with pytest.raises(UserError, match=r"needs network\.smooth\(beta\)"):
         map_attacks.check(evaluation, dataclasses.replace(OPTIONS, map=("saliency",)))
+    alone = dataclasses.replace(OPTIONS, map=("saliency",), restarts=1)
+    map_attacks.check(evaluation, alone)  # beta 1 alone
+    assert "with beta 1 in turn" in map_attacks.describe(alone)
 
 
 def test_maps_too_small_for_the_windows_of_ssim():

@@ -61,6 +61,21 @@ def test_a_terminal_gets_a_bar_and_quiet_gets_nothing(monkeypatch, capsys):
     assert "3/3" in sys.stderr.getvalue()
 
 
+def test_an_evaluation_shows_its_progress_unless_it_is_to_be_quiet():
+    """What the command gives to the evaluation."""
+    code = """
+import runpy, sys
+import experiments.evaluation.engine as engine
+def stop(*_, quiet):
+    sys.exit(f"quiet: {quiet}")
+engine.Evaluation = stop
+sys.argv = ["evaluate", "--model", "small", "--variables", "experiments/results/networks/mnist_adv.npz", "--dataset", "digits", "--out", sys.argv[1]]
+runpy.run_module("experiments.evaluate", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", code, "runs/never.json"], cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1:] == ["quiet: False"], done.stderr
+
+
 def test_times_in_words():
     assert [duration(seconds) for seconds in (0, 61.2, 240.0, 9000.0)] == ["0 s", "61 s", "4 min", "2.5 h"]
 

@@ -38,6 +38,7 @@ class Evaluation:
         split: Split,
         eps: tuple[float, ...] | None = None,
         batch_size: int | None = None,
+        *,
         cache: ResultCache | None = None,
         quiet: bool = True,
     ):

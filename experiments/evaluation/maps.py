@@ -7,7 +7,7 @@ from experiments.evaluation.engine import Evaluation
 from experiments.runtime.errors import UserError, refuse
 from experiments.runtime.names import find
 from experiments.runtime.values import distinct, row_of, several
-from irob.maps import BETAS, EXPLAINERS, shape_of_maps
+from irob.maps import BETAS, EXPLAINERS, Smoother, shape_of_maps
 
 MAPS = distinct(several(row_of(EXPLAINERS, "map"), 1))
 
@@ -20,11 +20,12 @@ def check_maps(evaluation: Evaluation, names: Sequence[str], of_classes: bool = 
         refuse(of_classes and not by_class, f"--map={name}: this measure needs maps of a class, and {name} has none")
 
 
-def check_betas(evaluation: Evaluation, names: Sequence[str]) -> None:
-    """Refuses attacks on gradients of a model whose softplus network has no beta."""
+def check_betas(evaluation: Evaluation, names: Sequence[str], betas: Sequence[float] = BETAS) -> None:
+    """Refuses attacks on gradients, by softplus networks of these beta, of a model whose softplus network has no beta."""
     if any(find(EXPLAINERS, name, "map").gradients for name in names):
         try:
-            evaluation.network.smooth(BETAS[-1])
+            for beta in betas:
+                Smoother(evaluation.network, beta).smooth()
         except TypeError as error:
             raise UserError(f"an attack on gradients needs network.smooth(beta): {error}") from error
 

@@ -61,6 +61,7 @@ def _source(file: str, whole: Mapping[str, Any], groups: Sequence[Mapping[str, A
     """One line: machine, its speed and load, versions, how often, file."""
     versions = [f"{name} {whole['versions'][name]}" for name in ("irob", "jax", *PEER_PACKAGES) if name in whole["versions"]]
     parts = [whole["device"], ", ".join(versions)]
+    parts += ["products of float32 in full"] if whole.get("full_precision") else []
     if groups:
         peaks = sorted({round(group["matmul_peak"] / 1e9, -1) for group in groups})
         speed = " to ".join(f"{peak:,.0f}" for peak in dict.fromkeys((peaks[0], peaks[-1])))

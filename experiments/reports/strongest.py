@@ -210,6 +210,8 @@ def pair_records(entries: Sequence[Entry]) -> Iterator[dict[str, Any]]:
     """How much more often each network is right than each other one on the same images: the mean paired difference with its 95% interval over images,
     which is None where all differences are equal. p is exact (McNemar) for two single seeds, else that of the mean difference.
     """
+    attacked = [record for entry in entries for measure in ATTACKED for record in entry.of(measure).records("robust_accuracy")]
+    recorded = {round(record["eps"], 9): record["eps"] for record in attacked}
     for images in dict.fromkeys(entry.images for entry in entries):
         for first, second, eps, a, b in pairs(families([entry for entry in entries if entry.images == images])):
             for one, other, x, y in ((first, second, a, b), (second, first, b, a)) if len(a) > 1 else ():
@@ -217,7 +219,7 @@ def pair_records(entries: Sequence[Entry]) -> Iterator[dict[str, Any]]:
                 names = {"network": one.label, "other": other.label, "dataset": images, "measure": "pairs", "metric": "paired_difference"}
                 counts = {"n": len(x), "only_first": found.only_first, "only_other": found.only_second, "p_value": found.p_value}
                 interval = [mean.low, mean.high] if mean.low < mean.high else None
-                yield {**names, "norm": one.members[0].norm, "eps": eps, **counts, "value": mean.value, "ci95": interval}
+                yield {**names, "norm": one.members[0].norm, "eps": recorded.get(eps, eps), **counts, "value": mean.value, "ci95": interval}
 
 
 def pairs_table(networks: Sequence[Family]) -> Table:

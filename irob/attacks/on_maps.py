@@ -43,7 +43,7 @@ def map_attack(
       judged: of x', what is the score instead of the damage, such as the damage of the network's own map where another network's is ascended.
 
     Returns:
-      What the attack found; its score is the damage, or -inf where no point fulfills the demand.
+      What the attack found; its score is the damage, or what `judged` says, and -inf where no point fulfills the demand.
 
     References:
       Ghorbani et al. 2019, https://arxiv.org/abs/1710.10547; Dombrowski et al. 2019, https://arxiv.org/abs/1906.07983 (who weigh both terms);
@@ -208,11 +208,17 @@ class Given(NamedTuple):
     """What the rows of `MAP_ATTACKS` use.
 
     maps: the clean map of the predicted class `[h, w, 1]`. other: a map to copy, likewise. k: of `top_k_mass`.
+    ranked: the map that positions are chosen by, where it is not `maps`: the network's own, where that of a softplus network is ascended.
     """
 
     maps: Maps
     other: Maps
     k: int
+    ranked: Maps | None = None
+
+    def ranking(self) -> Maps:
+        """The map that positions are chosen by."""
+        return self.maps if self.ranked is None else self.ranked
 
 
 class MapAttack(NamedTuple):
@@ -228,10 +234,10 @@ class MapAttack(NamedTuple):
 
 
 MAP_ATTACKS: dict[str, MapAttack] = {
-    "top_k": MapAttack(lambda given: top_k_mass(given.maps, 0, given.k)),
+    "top_k": MapAttack(lambda given: top_k_mass(given.ranking(), 0, given.k)),
     "away": MapAttack(lambda given: away(given.maps)),
     "mass_center": MapAttack(lambda given: mass_center(given.maps)),
-    "region": MapAttack(lambda given: region(emptiest_quarter(given.maps))),
+    "region": MapAttack(lambda given: region(emptiest_quarter(given.ranking()))),
     "manipulation": MapAttack(lambda given: copying(given.other), to_other=True),
     "joint": MapAttack(lambda given: copying(given.maps), of_target=True),
 }

@@ -88,7 +88,7 @@ def describe(options: Options) -> str:
     return (
         f"Maps of the predicted class, those of integrated and smoothed gradients of {PATH_POINTS} gradients. Sensitivity, stability: {s.draws} draws"
         f" within {s.radius:g} in l-inf; attack: {s.attack_steps} steps from the best of random corners; of gradients on softplus networks of beta"
-        f" {', '.join(f'{beta:g}' for beta in BETAS)}, as many corners in all as draws;"
+        f" {', '.join(f'{beta:g}' for beta in BETAS)}, each from the best of {max(s.draws // len(BETAS), 1)} corners;"
         f" Lipschitz: {s.draws} draws of N(0, {s.sigma:g}^2). Baselines {', '.join(options.baselines)}; {s.runs} subsets of {s.subset} positions"
         f" (at most half); deletion and insertion of the probability in {s.curve_steps} steps; infidelity: {4 * s.draws} draws of N(0, 0.2^2);"
         f" monotonicity: patches of side {s.patch}; MPRT smoothed over {s.noisy} draws; ROAD at {', '.join(f'{part:g}' for part in s.fractions)}"

@@ -52,18 +52,18 @@ class Options(MeasureOptions):
 
 def describe(options: Options) -> str:
     """What the attacks do, in one sentence."""
-    plural = "s" if options.restarts > 1 else ""
+    plural, betas = "s" if options.restarts > 1 else "", ", ".join(f"{beta:g}" for beta in BETAS[: options.restarts])
     return (
         f"PGD, {options.restarts} restart{plural} of {options.num_steps} steps, on the map of the predicted class, among the points where the"
-        f" prediction is kept (`joint`: is the class with the second largest logit); on the pixels softplus with beta"
-        f" {', '.join(f'{beta:g}' for beta in BETAS)} in turn; top {options.k} positions; `manipulation` copies the map of the next image."
+        f" prediction is kept (`joint`: is the class with the second largest logit); on the pixels softplus with beta {betas} in turn; top"
+        f" {options.k} positions; `manipulation` copies the map of the next image."
     )
 
 
 def check(evaluation: Evaluation, options: Options) -> None:
     """Refuses maps without classes, k beyond the positions of a map, and a ladder without a positive eps."""
     check_maps(evaluation, options.map)
-    check_betas(evaluation, options.map)
+    check_betas(evaluation, options.map, BETAS[: options.restarts])
     check_k(evaluation, options.map, options.k)
     alone = len(evaluation.indices(options.images)) < 2 and "manipulation" in options.map_attacks
     refuse(alone, "manipulation copies the map of the next image: it needs two images")
@@ -189,10 +189,8 @@ def attack_check(network: Model, spec: AttackOnMap) -> Check:
         predicted = jnp.argmax(logits)
         shown = jnp.where(jnp.asarray(of_target)[number], runner_up(logits, predicted, jnp.int32(0)), predicted)
         ascended, own = forms(network, params, spec, shown)
-        given, own_given = (
-            Given(form(x).maps, maps, spec.k)
-            for form, maps in zip(forms(network, params, spec, predicted), (copied, own_copied), strict=True)
-        )
+        clean, own_clean = (form(x).maps for form in forms(network, params, spec, predicted))
+        given, own_given = Given(clean, copied, spec.k, ranked=own_clean), Given(own_clean, own_copied, spec.k)
 
         def damage(given: Given, maps: Maps) -> Scalar:
             return jax.lax.switch(number, [row.damage(given) for row in rows], maps)

@@ -71,7 +71,7 @@ def road_curve(
       fractions: of the positions that are taken out, below 1.
 
     Returns:
-      `[fractions]`; lower = more faithful. (With the map negated, least important first, higher is better.)
+      `[fractions]`, NaN if an attribution is; lower = more faithful. (With the map negated, least important first, higher is better.)
 
     Raises:
       ValueError: for a fraction that is not in 0 .. 1, or takes out every position.
@@ -83,4 +83,5 @@ def road_curve(
         raise ValueError(f"fractions must be at least 0 and leave one of the {attribution.size} positions, got {fractions}")
     order = order_of(attribution)
     counts = jnp.asarray([round(fraction * attribution.size) for fraction in fractions])
-    return jax.lax.map(lambda count: score(linear_imputation(x, order < count, jax.random.fold_in(key, count))), counts)
+    curve = jax.lax.map(lambda count: score(linear_imputation(x, order < count, jax.random.fold_in(key, count))), counts)
+    return jnp.where(jnp.any(jnp.isnan(attribution)), jnp.nan, curve)
