@@ -109,7 +109,9 @@ def test_a_pair_has_the_eps_of_its_records(tmp_path):
         made = result(1, RIGHT[method, 1], method)
         records = [dataclasses.replace(r, settings=r.settings | ({"eps": eps} if r.settings["eps"] else {})) for r in made.records]
         write_result(
-            dataclasses.replace(made, records=records), arrays(RIGHT[method, 1]) | {"pgd/eps": np.array([0.0, eps])}, tmp_path / f"{method}.json"
+            dataclasses.replace(made, records=records),
+            arrays(RIGHT[method, 1]) | {"pgd/eps": np.array([0.0, eps])},
+            tmp_path / f"{method}.json",
         )
     assert {pair["eps"] for pair in summarized(read_entries([str(tmp_path)]))["pairs"]} == {eps}
 

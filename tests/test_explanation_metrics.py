@@ -381,7 +381,9 @@ def test_where_the_map_lies_by_hand():
     assert np.isnan(ex.relevance_mass(-np.abs(attribution), mask)) and np.isnan(ex.relevance_rank(attribution, mask & ~mask))
     unknown = np.where(mask, np.nan, attribution)
     assert all(np.isnan(metric(unknown, mask)) for metric in (ex.pointing_game, ex.relevance_mass, ex.relevance_rank))
-    assert np.isnan(ex.replacement_curve(jnp.sum, X, 0 * X, np.full(X.shape[:2], np.nan, np.float32), steps=2)).all()
+    nowhere = np.full(X.shape[:2], np.nan, np.float32)
+    assert np.isnan(ex.replacement_curve(jnp.sum, X, 0 * X, nowhere, steps=2)).all()
+    assert np.isnan(ex.road_curve(jnp.sum, X, nowhere, KEY, fractions=(0.3,))).all()
 
 
 COMPILED = {

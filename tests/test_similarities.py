@@ -52,6 +52,8 @@ def test_spearman_is_scipys_with_ties(pair):
     else:
         expected = scipy.stats.spearmanr(pair[0].ravel(), pair[1].ravel()).statistic
         np.testing.assert_allclose(spearman(*pair), expected, atol=1e-5)
+    pair[1, 0, 0] = np.nan
+    assert np.isnan(spearman(*pair))
 
 
 @given(st.integers(0, 2**31), st.floats(1e-12, 1e12))
