@@ -54,6 +54,7 @@ def main() -> None:
     check_flags(flag)
     settings = {f"--{name}": str(flag[name].value) for name in (*SETTINGS, *OPTION_FLAGS)} | provenance.versions()
     where, sizes = (flag.coordinator, flag.num_processes, flag.process_id), [flag.num_examples] if flag.num_examples else []
+    devices.avoid_faulty_sums()
     devices.start(*where, *sizes, even=False, timeout=flag.timeout, settings=settings)
     model = opened(flag)
     out = pathlib.Path(flag.out or default_out(flag, model, names, texts))

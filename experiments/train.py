@@ -33,6 +33,8 @@ def main() -> None:
     settings = {f"config.{name}": repr(value) for name, value in base.flat(base.plain_config(config)).items()}
     settings |= {"--from_step": str(flag.from_step), "--extend": str(flag.extend)}
     where = (flag.coordinator, flag.num_processes, flag.process_id)
+    if config.network:  # maps of a module of linen have up to seven axes
+        devices.avoid_faulty_sums()
     devices.start(*where, config.batch_size, timeout=flag.timeout, settings=settings | provenance.versions())
     if flag.coordinator is not None:  # one process alone must not stop
         train(config, flag.workdir, flag.data_dir, flag.extend, from_step=flag.from_step, quiet=flag.quiet)

@@ -8,6 +8,9 @@ import sys
 import time
 
 ROOT = pathlib.Path(__file__).parent.parent
+TIMEOUT = (
+    3600  # seconds; for a command that hangs, not for one that is slow: two busy cores may take a quarter of an hour for the quickstart
+)
 
 
 class Commands:
@@ -28,7 +31,12 @@ class Commands:
         )
 
     def finish(self, process, code=0):
-        out, err = process.communicate(timeout=900)
+        try:
+            out, err = process.communicate(timeout=TIMEOUT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            out, err = process.communicate()
+            raise AssertionError(f"still running after {TIMEOUT} s\n{out}\n{err}") from None
         assert process.returncode == code, f"exit {process.returncode}\n{out}\n{err}"
         return out, err
 

@@ -78,6 +78,36 @@ def test_as_many_cores_become_devices_as_divide_the_batches_well(cores, batches,
     assert asked == {"jax_num_cpu_devices": min([cores, *((batch + 1) // devices.MIN_IMAGES_PER_CPU_DEVICE for batch in batches)]) or 1}
 
 
+@pytest.mark.parametrize(
+    ("version", "flags", "expected"),
+    [
+        ("0.10.2", None, devices.WITHOUT_LIBRARY_SUMS),
+        ("0.11.0", "--a=1", f"--a=1 {devices.WITHOUT_LIBRARY_SUMS}"),
+        ("0.10.2", "--xla_cpu_experimental_ynn_fusion_type=", "--xla_cpu_experimental_ynn_fusion_type="),
+        ("0.10.1", "", ""),
+        ("0.11.1", "", ""),
+    ],
+)
+def test_sums_are_kept_from_the_releases_whose_library_crashes(version, flags, expected, monkeypatch):
+    """Other releases do not know the flag, or do not need it."""
+    monkeypatch.setattr(devices.jaxlib, "__version__", version)
+    monkeypatch.delenv("XLA_FLAGS") if flags is None else monkeypatch.setenv("XLA_FLAGS", flags)
+    devices.avoid_faulty_sums()
+    assert os.environ["XLA_FLAGS"] == expected
+
+
+def test_sums_of_seven_axes_end_where_they_are_avoided():
+    """The crash of https://github.com/jax-ml/jax/issues/40412."""
+    program = (
+        "from experiments.runtime import devices; devices.avoid_faulty_sums()\n"
+        "import jax, jax.numpy as jnp; a = jnp.ones((3, 1, 2, 2, 8, 8, 8))\n"
+        "print(float(jax.jit(lambda a, b: (a * b).sum(3))(a, a).sum()))"
+    )
+    variables = os.environ | {"XLA_FLAGS": ""}
+    run = subprocess.run([sys.executable, "-c", program], env=variables, capture_output=True, text=True, check=True)
+    assert run.stdout == f"{3 * 2 * 2 * 8**3}.0\n"
+
+
 def test_processes_of_one_run_keep_a_device_each(monkeypatch):
     asked = {}
     monkeypatch.delenv("XLA_FLAGS")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jaxlib
 import numpy as np
 from flax import jax_utils
 from jax.experimental import multihost_utils
@@ -24,6 +25,19 @@ AXIS = "devices"
 COLLECTIVE_TIMEOUT_FLAGS = (
     "--xla_cpu_collective_call_warn_stuck_timeout_seconds=600 --xla_cpu_collective_call_terminate_timeout_seconds=86400"
 )
+
+# In these releases XLA's library for sums crashes, or does not end, on arrays of seven axes or more (https://github.com/jax-ml/jax/issues/39257).
+FAULTY_SUMS = ("0.10.2", "0.11.0")
+WITHOUT_LIBRARY_SUMS = "--xla_cpu_experimental_ynn_fusion_type=-reduce"
+
+
+def avoid_faulty_sums() -> None:
+    """Lets XLA write the code of its sums on CPU, where the library it would call for them is one of `FAULTY_SUMS`. Call it before anything uses
+    a device. A choice in XLA_FLAGS takes precedence.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if jaxlib.__version__ in FAULTY_SUMS and "xla_cpu_experimental_ynn_fusion_type" not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {WITHOUT_LIBRARY_SUMS}".strip()
 
 
 def cores() -> int:
