@@ -35,7 +35,7 @@ def test_a_line_a_minute_says_how_long_it_takes(clock):
             clock.now += 10
             lines.set_postfix(loss="0.5", refresh=False)
             lines.update(20)
-    assert out.getvalue() == "mnist int: 220 of 1,000 steps, 2 a second, 6 min left, loss 0.5\n"  # (220 - 100) / 60 s, then 780 / 2 s
+    assert out.getvalue() == "mnist int: 220 of 1,000 steps, 2 a second, 6 min left, loss 0.5\n"  # (220 - 120) / 50 s, then 780 / 2 s
 
 
 def test_short_pieces_of_work_share_the_minute(clock):
@@ -44,7 +44,16 @@ def test_short_pieces_of_work_share_the_minute(clock):
         with ProgressLines(10, "image", f"piece {i}", 0, out) as lines:
             clock.now += 10
             lines.update(10)
-    assert out.getvalue() == "piece 5: 10 of 10 images, 1 a second, 0 s left\n"
+    assert out.getvalue() == "piece 5: 10 of 10 images\n"
+
+
+def test_the_first_step_which_compiles_says_nothing_of_the_time_that_is_left(clock):
+    out = io.StringIO()
+    with ProgressLines(1000, "step", "mnist int", 0, out) as lines:
+        for seconds in (70, 1, 60):
+            clock.now += seconds
+            lines.update(1 if seconds > 1 else 119)
+    assert out.getvalue().splitlines() == ["mnist int: 1 of 1,000 steps", "mnist int: 121 of 1,000 steps, 1.97 a second, 7 min left"]
 
 
 def test_a_terminal_gets_a_bar_and_quiet_gets_nothing(monkeypatch, capsys):

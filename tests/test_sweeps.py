@@ -145,6 +145,13 @@ def test_a_cell_that_fails_is_told_with_its_last_line_and_the_others_run(tmp_pat
     assert "first" in (tmp_path / "bad" / "log.txt").read_text()
 
 
+def test_progress_is_not_the_last_line(tmp_path):
+    log = tmp_path / "log.txt"
+    lines = ("so it is", " 3/9 2.1step/s\r", "mnist int: 1 of 9 steps", "mnist int: 1,220 of 3,000 steps, 2 a second, 6 min left, loss 0.5")
+    log.write_text("\n".join(lines))
+    assert launchers.last_line(log) == "so it is"
+
+
 def test_a_signal_reaches_the_command_under_way(tmp_path):
     program = (
         "import pathlib, signal, sys, time\ndef end(*_):\n  pathlib.Path(sys.argv[0] or '.')\n  open('SAVED', 'w').close(); sys.exit()\n"

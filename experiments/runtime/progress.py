@@ -14,8 +14,8 @@ class ProgressLines:
 
     def __init__(self, total: int, unit: str, text: str, done: int, stream: TextIO):
         self.total, self.unit, self.text, self.stream = total, unit, text, stream
-        self.first, self.done, self.beside = done, done, ""
-        self.started = time.monotonic()
+        self.done, self.beside = done, ""
+        self.began: tuple[float, int] | None = None  # when the first update came, which holds the compilation, and what was done then
 
     def __enter__(self) -> "ProgressLines":
         return self
@@ -31,12 +31,17 @@ class ProgressLines:
         """So much more is done."""
         self.done += more
         now = time.monotonic()
-        if now - ProgressLines.last >= SECONDS_BETWEEN_LINES and self.done > self.first:
+        if now - ProgressLines.last >= SECONDS_BETWEEN_LINES:
             ProgressLines.last = now
-            rate = (self.done - self.first) / max(now - self.started, 1e-9)
-            left = duration((self.total - self.done) / rate)
-            numbers = f"{self.done:,} of {self.total:,} {self.unit}s, {rate:.3g} a second, {left} left"
-            print(f"{self.text}: {numbers}{self.beside}", file=self.stream, flush=True)
+            print(f"{self.text}: {self.done:,} of {self.total:,} {self.unit}s{self.speed(now)}{self.beside}", file=self.stream, flush=True)
+        self.began = self.began or (now, self.done)
+
+    def speed(self, now: float) -> str:
+        """Units a second since the first update, and the time that the rest takes at that rate; nothing before there is a second update."""
+        if self.began is None or self.done == self.began[1]:
+            return ""
+        rate = (self.done - self.began[1]) / max(now - self.began[0], 1e-9)
+        return f", {rate:.3g} a second, {duration((self.total - self.done) / rate)} left"
 
     def close(self) -> None:
         """Nothing is left to be printed at the end."""

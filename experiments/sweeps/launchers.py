@@ -87,7 +87,7 @@ def ends_with_parent(arguments: Sequence[str]) -> list[str]:
 def last_line(log: pathlib.Path) -> str:
     """The last line of a log that is not empty, without progress bars."""
     lines = [part.strip() for line in log.read_text(errors="replace").splitlines() for part in line.split("\r")]
-    progress = re.compile(r"\w/s\b| a second, .* left")
+    progress = re.compile(r"\w/s\b|: [\d,]+ of [\d,]+ \w+s\b")
     return next((line for line in reversed(lines) if line and not progress.search(line)), "")
 
 
