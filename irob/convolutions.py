@@ -3,7 +3,7 @@
 On accelerators it is XLA's own convolution. XLA on CPU is fast at matrix products and at standard convolutions (images `NHWC`, kernel `HWIO`, at
 least `MIN_FAST_CHANNELS` channels). It rewrites other convolutions to that form outside of loops only: inside `lax.scan` the gradients that
 autodiff writes run ten times slower. So on CPU a convolution is a matrix product where the shape allows a good one, and otherwise a standard
-convolution whose gradients are standard convolutions, too.
+convolution whose gradients are standard convolutions, too; that of a kernel with many channels is matrix products.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ Kernel = Float[Array, "kh kw I O"]
 ROWS_PER_BAND = 2  # output rows computed by one dense matrix
 MIN_FAST_CHANNELS = 17  # below, XLA's CPU backend has no fast convolution
 MAX_EXTRA_FLOPS = 4  # multiply-adds of a fast convolution over those of the slow one, up to which it is faster
+MIN_PRODUCT_CHANNELS, MIN_PRODUCT_FLOATS = 64, 64 * 64  # of a cotangent that is a slower kernel than a factor of matrix products
 MAX_DENSE_FLOPS = 1.5  # multiply-adds of the dense matrix over those of the convolution, up to which it is faster
 Padding = tuple[tuple[int, int], tuple[int, int]]  # (before, after) along height and width
 Convolution = Callable[[Float[Array, "H W I"]], Float[Array, "h w O"]]
@@ -192,7 +193,17 @@ def _input_gradient(x: Array, kernel: Kernel, stride: int, padding: Padding | No
 
 
 def _kernel_gradient(x: Array, kernel: Kernel, stride: int, padding: Padding | None, cotangent: Array) -> Array:
-    """A convolution with the channels of x as images and the cotangent as kernel; under `vmap` examples become the channels that it sums over."""
+    """A convolution with the channels of x as images and the cotangent as kernel; under `vmap` examples become the channels that it sums over.
+    Of many channels and positions, a matrix product for each tap.
+    """
+    channels, (height, width) = min(kernel.shape[2:]), cotangent.shape[:2]
+    if channels >= MIN_PRODUCT_CHANNELS and height * width * channels > MIN_PRODUCT_FLOATS:
+        sides = (*padding_of(padding, x.shape[:2], kernel, stride), (0, 0))
+        padded = jax.lax.pad(x, jnp.zeros((), x.dtype), [(*side, 0) for side in sides])
+        seen = lambda first, n: slice(first, first + (n - 1) * stride + 1, stride)  # noqa: E731
+        rows, columns = (range(taps) for taps in kernel.shape[:2])
+        product = lambda u, v: jnp.einsum("hwi,hwo->io", padded[seen(u, height), seen(v, width)], cotangent)  # noqa: E731
+        return jnp.stack([jnp.stack([product(u, v) for v in columns]) for u in rows])
     around = []
     for size, width, pad in zip(x.shape[:2], kernel.shape[:2], padding_of(padding, x.shape[:2], kernel, stride), strict=True):
         around.append((pad[0], (output_size(size, width, stride, pad) - 1) * stride + width - size - pad[0]))

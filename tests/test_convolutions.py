@@ -132,6 +132,12 @@ PADDED = [
     ((6, 8), (2, 3), 1, 3, 4, ((1, 0), (2, 1))),
     ((7, 8), (4, 4), 2, 3, 4, ((0, 1), (2, 2))),
 ]
+# So many channels and positions that the gradients of kernels are matrix products.
+LARGE = [
+    ((9, 8), (3, 3), 1, 64, 65, None),
+    ((17, 16), (4, 3), 2, 65, 64, ((1, 2), (0, 1))),
+    ((19, 18), (1, 1), 2, 64, 64, ((0, 0), (0, 0))),
+]
 
 
 @pytest.mark.parametrize(("size", "width", "stride", "inputs", "outputs", "padding"), PADDED)
@@ -148,7 +154,7 @@ def test_explicit_padding_is_scipys_correlation(size, width, stride, inputs, out
 
 @pytest.mark.parametrize(
     ("size", "width", "stride", "inputs", "outputs", "padding"),
-    [*(((s, s), (w, w), *rest, None) for s, w, *rest in CASES), *((*case, None) for case in OBLONG), *PADDED],
+    [*(((s, s), (w, w), *rest, None) for s, w, *rest in CASES), *((*case, None) for case in OBLONG), *PADDED, *LARGE],
 )
 def test_derivatives_of_batches_in_kernels(size, width, stride, inputs, outputs, padding, random):
     """First ones, those in both arguments, and forward mode, of a whole batch."""
@@ -172,6 +178,9 @@ def test_derivatives_of_batches_in_kernels(size, width, stride, inputs, outputs,
 
         return all_of(kernel, x)
 
+    gradient = jax.make_jaxpr(jax.grad(lambda k: jnp.sum(convolutions.specialize(k, bias, stride, size, padding)(x[0]))))(kernel)
+    products = str(gradient).count("dot_general")
+    assert products == width[0] * width[1] or (size, width, stride, inputs, outputs, padding) not in LARGE
     ours = derivatives(lambda kernel: convolutions.specialize(kernel, bias, stride, size, padding))
     xlas = derivatives(lambda kernel: lambda x: convolutions.conv(x, kernel, stride, padding) + bias)
     for found, expected in zip(ours, xlas, strict=True):
