@@ -57,7 +57,7 @@ from irob.models import bind, create
 from irob.similarities import kendall_tau
 from irob.types import Explanation
 
-__version__ = "0.14.0"
+__version__ = "0.14.1"
 __all__ = [
     "DEFENSES",
     "L1",

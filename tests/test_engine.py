@@ -11,7 +11,7 @@ from experiments.evaluation.measure import Measure, Measured
 from experiments.evaluation.options import MeasureOptions
 from experiments.evaluation.run import Chosen, run_measures
 from experiments.reports.records import mean_record
-from experiments.runtime import devices
+from experiments.runtime import devices, provenance
 from irob.batches import predicted_class
 
 CALLS = []
@@ -82,6 +82,17 @@ def test_a_measure_compiles_a_check_for_one_batch_size_however_many_images_survi
     measure = Measure("Survivors", {"standard": MeasureOptions()}, run, ())
     run_measures(Evaluation(trained, digits), {"survivors": Chosen(measure, MeasureOptions())})
     assert SHAPES == [6]  # 24 images on four devices
+
+
+def test_a_result_names_the_revision_that_measured_though_the_checkout_changes_meanwhile(trained, digits, monkeypatch):
+    def run(evaluation, own):
+        monkeypatch.setattr(provenance, "git_revision", lambda: "of later")
+        return Measured([mean_record("one", np.ones(2))], {"indices": np.arange(2)})
+
+    monkeypatch.setattr(provenance, "git_revision", lambda: "that measured")
+    measure = Measure("One", {}, run, (), describe=lambda _: "ones")
+    result, _ = run_measures(Evaluation(trained, digits), {"one": Chosen(measure, MeasureOptions())})
+    assert result.provenance["git_revision"] == "that measured" and provenance.git_revision() == "of later"
 
 
 def test_a_key_tells_apart_what_decides_a_result():

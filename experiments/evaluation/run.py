@@ -80,7 +80,7 @@ def run_measures(evaluation: Evaluation, chosen: Mapping[str, Chosen], protocol:
       protocol: for the record.
     """
     drop_old_programs()
-    started = time.monotonic()
+    started, revision = time.monotonic(), provenance.git_revision()  # of the code that runs, whatever becomes of the checkout meanwhile
     check_measures(evaluation, chosen, protocol)
     records: list[Record] = []
     arrays: dict[str, np.ndarray] = {}
@@ -99,7 +99,7 @@ def run_measures(evaluation: Evaluation, chosen: Mapping[str, Chosen], protocol:
         "norm": evaluation.norm,
         "eps": list(evaluation.eps),
         "versions": provenance.versions(),
-        "git_revision": provenance.git_revision(),
+        "git_revision": revision,
         "command": provenance.command(),
         "device": devices.describe_devices(),
         "processes": devices.num_processes(),
