@@ -24,7 +24,8 @@ Kernel = Float[Array, "kh kw I O"]
 ROWS_PER_BAND = 2  # output rows computed by one dense matrix
 MIN_FAST_CHANNELS = 17  # below, XLA's CPU backend has no fast convolution
 MAX_EXTRA_FLOPS = 4  # multiply-adds of a fast convolution over those of the slow one, up to which it is faster
-MIN_PRODUCT_CHANNELS, MIN_PRODUCT_FLOATS = 64, 64 * 64  # of a cotangent that is a slower kernel than a factor of matrix products
+MIN_PRODUCT_CHANNELS = 64  # of a kernel, from which matrix products are its faster gradient
+MIN_PRODUCT_FLOATS = 64 * 64  # channels times positions, above which they are
 MAX_DENSE_FLOPS = 1.5  # multiply-adds of the dense matrix over those of the convolution, up to which it is faster
 Padding = tuple[tuple[int, int], tuple[int, int]]  # (before, after) along height and width
 Convolution = Callable[[Float[Array, "H W I"]], Float[Array, "h w O"]]
@@ -194,21 +195,29 @@ def _input_gradient(x: Array, kernel: Kernel, stride: int, padding: Padding | No
 
 def _kernel_gradient(x: Array, kernel: Kernel, stride: int, padding: Padding | None, cotangent: Array) -> Array:
     """A convolution with the channels of x as images and the cotangent as kernel; under `vmap` examples become the channels that it sums over.
-    Of many channels and positions, a matrix product for each tap.
+    Of many channels and positions, matrix products.
     """
-    channels, (height, width) = min(kernel.shape[2:]), cotangent.shape[:2]
-    if channels >= MIN_PRODUCT_CHANNELS and height * width * channels > MIN_PRODUCT_FLOATS:
-        sides = (*padding_of(padding, x.shape[:2], kernel, stride), (0, 0))
-        padded = jax.lax.pad(x, jnp.zeros((), x.dtype), [(*side, 0) for side in sides])
-        seen = lambda first, n: slice(first, first + (n - 1) * stride + 1, stride)  # noqa: E731
-        rows, columns = (range(taps) for taps in kernel.shape[:2])
-        product = lambda u, v: jnp.einsum("hwi,hwo->io", padded[seen(u, height), seen(v, width)], cotangent)  # noqa: E731
-        return jnp.stack([jnp.stack([product(u, v) for v in columns]) for u in rows])
+    channels = min(kernel.shape[2:])
+    if channels >= MIN_PRODUCT_CHANNELS and channels * cotangent[..., 0].size > MIN_PRODUCT_FLOATS:
+        return _kernel_gradient_by_taps(x, kernel, stride, padding, cotangent)
     around = []
     for size, width, pad in zip(x.shape[:2], kernel.shape[:2], padding_of(padding, x.shape[:2], kernel, stride), strict=True):
         around.append((pad[0], (output_size(size, width, stride, pad) - 1) * stride + width - size - pad[0]))
     channels = jnp.transpose(x, (2, 0, 1))[..., None]
     return jnp.transpose(_conv(channels, cotangent[:, :, None], (1, 1), around, kernel_dilation=(stride, stride)), (1, 2, 0, 3))
+
+
+def _kernel_gradient_by_taps(x: Array, kernel: Kernel, stride: int, padding: Padding | None, cotangent: Array) -> Array:
+    """`G[u, v, i, o] = sum_hw X[s h + u, s w + v, i] C[h, w, o]` for each tap (u, v): s the stride, X the padded image, C the cotangent."""
+    sides = (*padding_of(padding, x.shape[:2], kernel, stride), (0, 0))
+    padded = jax.lax.pad(x, jnp.zeros((), x.dtype), [(*side, 0) for side in sides])
+    (taps_down, taps_across), (height, width) = kernel.shape[:2], cotangent.shape[:2]
+
+    def of_tap(u: int, v: int) -> Array:
+        seen = padded[u : u + (height - 1) * stride + 1 : stride, v : v + (width - 1) * stride + 1 : stride]
+        return jnp.einsum("hwi,hwo->io", seen, cotangent)
+
+    return jnp.stack([jnp.stack([of_tap(u, v) for v in range(taps_across)]) for u in range(taps_down)])
 
 
 def conv_several_columns(x: Float[Array, "H W I"], kernel: Kernel, padding: Sequence[tuple[int, int]]) -> Float[Array, "h w O"]:
